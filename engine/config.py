@@ -1,0 +1,29 @@
+"""Engine settings: frozen data, built at the edge (CLI, tests, callers in Python) and passed down.
+
+It reads no environment and no file. None means "decide from the machine and the model", which is done where the
+figure is needed and printed by `basemlx doctor`.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Limits and budgets of one engine. Sizes in bytes, times in seconds.
+
+    `max_num_sequences`: rows decoded together. `max_waiting`: requests queued beyond those before QueueFull.
+    `max_context_tokens`: an upper bound over the model's own. `kv_budget_bytes`: KV rows of running sequences.
+    `prefix_cache_bytes`: computed prefixes kept for reuse; 0 turns the cache off. `prefill_chunk_tokens`: the most
+    prompt tokens one forward takes. `request_timeout_s`: a request's deadline when it brings none.
+    `stall_timeout_s`: with work to do and no step finished for this long, `health()` reports the engine as stuck.
+    """
+
+    max_num_sequences: int = 16
+    max_waiting: int = 64
+    max_context_tokens: int | None = None
+    kv_budget_bytes: int | None = None
+    prefix_cache_bytes: int | None = None
+    prefill_chunk_tokens: int = 2048
+    request_timeout_s: float = 600.0
+    stall_timeout_s: float = 60.0
+    warm_up: bool = True

@@ -1,0 +1,33 @@
+"""The one place where basemlx reads environment variables.
+
+    BASEMLX_OPENBLAS   path of an OpenBLAS to use on a Linux CPU device, or `off` for MLX's own BLAS
+
+Variables of others (HF_HOME, HF_HUB_OFFLINE, OPENBLAS_NUM_THREADS) are read by the libraries they belong to.
+Knows nothing of what the values are used for.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+PREFIX = "BASEMLX_"
+KNOWN_NAMES = frozenset({"BASEMLX_OPENBLAS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Settings that only make sense per machine. `unknown_names` are misspelt ones: a start-up error at the edge."""
+
+    openblas: str | None = None
+    unknown_names: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None) -> "Environment":
+        """Reads `environ`, the process's own by default; an empty value counts as unset."""
+        values = os.environ if environ is None else environ
+        return cls(
+            openblas=values.get("BASEMLX_OPENBLAS") or None,
+            unknown_names=tuple(
+                sorted(name for name in values if name.startswith(PREFIX) and name not in KNOWN_NAMES)
+            ),
+        )

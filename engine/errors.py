@@ -1,0 +1,180 @@
+"""Every error that basemlx raises on purpose, in one tree.
+
+    BaseMLXError                       status  type                    code
+    ├── InvalidRequest                 400     invalid_request_error   (given, or None)
+    │   ├── UnsupportedParameter       400     invalid_request_error   unsupported_parameter
+    │   └── ContextLengthExceeded      400     invalid_request_error   context_length_exceeded
+    ├── AuthenticationFailed           401     invalid_request_error   invalid_api_key
+    ├── RequestForbidden               403     invalid_request_error   forbidden
+    ├── ModelNotFound                  404     invalid_request_error   model_not_found
+    ├── RequestTooLarge                413     invalid_request_error   request_too_large
+    ├── UnsupportedMediaType           415     invalid_request_error   unsupported_media_type
+    ├── QueueFull                      429     rate_limit_error        queue_full          (retry_after_s)
+    ├── RequestAborted                 499     aborted                 request_aborted
+    ├── ModelLoadFailed                500     server_error            model_load_failed
+    │   └── ModelCorrupt               500     server_error            model_corrupt
+    ├── GenerationFailed               500     server_error            generation_failed
+    ├── EngineUnavailable              503     server_error            engine_unavailable  (retry_after_s)
+    │   ├── EngineDead                 503     server_error            engine_dead
+    │   ├── ShuttingDown               503     server_error            shutting_down
+    │   └── OutOfMemory                503     server_error            out_of_memory
+    └── DeadlineExceeded               504     timeout_error           deadline_exceeded
+
+An error knows its HTTP status and its place in OpenAI's envelope; it knows nothing of how it is sent.
+`param` names the request field at fault, as OpenAI does. Messages say what is wrong and what to do about it, and
+carry no prompt text and no path of the machine (a path belongs in the log, or in the CLI's own message).
+"""
+
+from typing import Any, ClassVar
+
+
+class BaseMLXError(Exception):
+    """Root of the tree. `status` is an HTTP status; `type` and `code` are OpenAI's."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+        self.retry_after_s = retry_after_s
+
+    def envelope(self) -> dict[str, Any]:
+        """The error as OpenAI's JSON body."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(BaseMLXError):
+    """The request is malformed or out of range; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A known parameter that this engine cannot honour, refused rather than dropped."""
+
+    default_code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt, or prompt plus the tokens asked for, does not fit the model's context."""
+
+    default_code = "context_length_exceeded"
+
+
+class AuthenticationFailed(BaseMLXError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+
+class RequestForbidden(BaseMLXError):
+    """The Host, Origin or another property of the connection is not allowed."""
+
+    status = 403
+    type = "invalid_request_error"
+    default_code = "forbidden"
+
+
+class ModelNotFound(BaseMLXError):
+    """No model of that name is known on this machine."""
+
+    status = 404
+    type = "invalid_request_error"
+    default_code = "model_not_found"
+
+
+class RequestTooLarge(BaseMLXError):
+    """The body is larger than the server accepts."""
+
+    status = 413
+    type = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class UnsupportedMediaType(BaseMLXError):
+    """The body is not plain JSON."""
+
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
+
+
+class QueueFull(BaseMLXError):
+    """As many requests wait as are allowed to; `retry_after_s` is an estimate in whole seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    default_code = "queue_full"
+
+
+class RequestAborted(BaseMLXError):
+    """The caller gave the request up."""
+
+    status = 499
+    type = "aborted"
+    default_code = "request_aborted"
+
+
+class ModelLoadFailed(BaseMLXError):
+    """The model's files were found but could not be loaded."""
+
+    default_code = "model_load_failed"
+
+
+class ModelCorrupt(ModelLoadFailed):
+    """The model's files are incomplete, truncated or contradict each other."""
+
+    default_code = "model_corrupt"
+
+
+class GenerationFailed(BaseMLXError):
+    """One request failed inside the engine; the others go on."""
+
+    default_code = "generation_failed"
+
+
+class EngineUnavailable(BaseMLXError):
+    """The engine cannot take requests now."""
+
+    status = 503
+    default_code = "engine_unavailable"
+
+
+class EngineDead(EngineUnavailable):
+    """The engine thread has ended; the process has to be restarted."""
+
+    default_code = "engine_dead"
+
+
+class ShuttingDown(EngineUnavailable):
+    """The engine is draining and takes no new requests."""
+
+    default_code = "shutting_down"
+
+
+class OutOfMemory(EngineUnavailable):
+    """The request, or the model, does not fit the memory that is allowed."""
+
+    default_code = "out_of_memory"
+
+
+class DeadlineExceeded(BaseMLXError):
+    """The request's deadline passed, waiting included."""
+
+    status = 504
+    type = "timeout_error"
+    default_code = "deadline_exceeded"

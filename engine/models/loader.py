@@ -1,0 +1,188 @@
+"""Loads a checked model folder into memory through mlx-lm, and puts together all the engine needs to run it.
+
+Called on the engine thread, which owns every MLX object. mlx-lm builds the architecture and reads the weights; its
+tokenizers, downloads and custom-code hooks are not used. A failure leaves nothing behind but an error that names the
+model's file or the figure at fault, with what to do about it.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basemlx.engine.chat.template import ChatTemplate
+from basemlx.engine.errors import BaseMLXError, ModelCorrupt, ModelLoadFailed, OutOfMemory
+from basemlx.engine.memory import available_memory_bytes, limit_free_list
+from basemlx.engine.models import config as model_config
+from basemlx.engine.models.folder import ModelFolder, check_folder
+from basemlx.engine.models.precision import Precision, estimate_bytes, materialise
+from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
+from basemlx.engine.text.tokenizer import Tokenizer
+from basemlx.engine.types import ModelInfo
+
+logger = logging.getLogger("basemlx.engine")
+
+Progress = Callable[[str, float], None]
+
+# Shares of the memory that is available. What is left is for KV rows, temporaries and the rest of the machine; dense
+# weights are a choice and leave more.
+_DENSE_SHARE = 0.6
+_WEIGHTS_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory.
+
+    `vocab_size` is the width of its logits, often wider than the tokenizer. `generation_defaults` are the makers'
+    sampling settings, named as in SamplingParams. `weights_bytes` is what the weights take in memory.
+    """
+
+    info: ModelInfo
+    model: nn.Module
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    vocab_size: int
+    context_tokens: int
+    eos_token_ids: frozenset[int]
+    generation_defaults: Mapping[str, float | int]
+    precision: Precision
+    weights_bytes: int
+
+
+def load_model(
+    folder: Path,
+    name: str,
+    *,
+    max_context_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Checks, loads and evaluates the model in `folder`; `name` is what callers know it by.
+
+    `progress(stage, fraction)` is called with the stages "checking", "tokenizer" and "weights". Raises ModelCorrupt,
+    ModelLoadFailed or OutOfMemory.
+    """
+    report = progress or (lambda _stage, _fraction: None)
+    report("checking", 0.0)
+    checked = check_folder(folder)
+    _check_room(checked.size_bytes, name)
+    report("tokenizer", 0.0)
+    tokenizer = Tokenizer.from_folder(folder)
+    template = ChatTemplate.from_folder(folder, tokenizer)
+    limit_free_list()
+    model, config = _build(checked)
+    try:
+        precision, weights_bytes = _choose_precision(model, name)
+        materialise(model, precision, report)
+        vocab_size = _logit_width(model)
+    except BaseMLXError:
+        raise
+    except Exception as error:
+        raise _load_failed(checked, error) from error
+    finally:
+        mx.clear_cache()  # what unpacking left behind
+    _check_tokenizer_fits(tokenizer, vocab_size)
+    context_tokens = model_config.context_tokens(config, checked.tokenizer_config)
+    eos_token_ids = tokenizer.eos_token_ids | model_config.eos_token_ids(
+        checked.generation_config, checked.config
+    )
+    info = ModelInfo(
+        name=name,
+        loaded=True,
+        model_type=str(checked.config["model_type"]),
+        context_tokens=min(context_tokens, max_context_tokens or context_tokens),
+        size_bytes=checked.size_bytes,
+        quantization=model_config.quantization_name(checked.config),
+        created_s=checked.created_s,
+    )
+    logger.info(
+        "model loaded name=%s type=%s precision=%s weights_mb=%d context_tokens=%d",
+        name,
+        info.model_type,
+        precision,
+        weights_bytes // 10**6,
+        info.context_tokens,
+    )
+    return LoadedModel(
+        info=info,
+        model=model,
+        config=config,
+        tokenizer=tokenizer,
+        template=template,
+        vocab_size=vocab_size,
+        context_tokens=info.context_tokens,
+        eos_token_ids=frozenset(token for token in eos_token_ids if token < vocab_size),
+        generation_defaults=model_config.generation_defaults(checked.generation_config),
+        precision=precision,
+        weights_bytes=weights_bytes,
+    )
+
+
+def _build(checked: ModelFolder) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with its weights bound but not yet read."""
+    utils = mlx_lm_module("utils")
+    try:
+        utils._get_classes(checked.config)
+    except (ValueError, AttributeError):
+        own_code = model_config.wants_own_code(checked.config)
+        raise ModelLoadFailed(
+            f"The architecture {checked.config['model_type']!r} is not one that the installed mlx-lm has"
+            + (
+                ", and the model's own code (auto_map) is never run."
+                if own_code
+                else "; a newer mlx-lm may have it."
+            )
+        ) from None
+    try:
+        model, config = utils.load_model(checked.folder, lazy=True, strict=True, trust_remote_code=False)
+    except Exception as error:
+        raise _load_failed(checked, error) from error
+    return model, config
+
+
+def _choose_precision(model: nn.Module, name: str) -> tuple[Precision, int]:
+    if prepare().device != "cpu":
+        return "stored", estimate_bytes(model, "stored")
+    dense_bytes = estimate_bytes(model, "dense")
+    if dense_bytes <= _DENSE_SHARE * available_memory_bytes():
+        return "dense", dense_bytes
+    cast_bytes = estimate_bytes(model, "cast")
+    _check_room(cast_bytes, name)
+    return "cast", cast_bytes
+
+
+def _check_room(needed_bytes: int, name: str) -> None:
+    available_bytes = available_memory_bytes()
+    if needed_bytes > _WEIGHTS_SHARE * available_bytes:
+        raise OutOfMemory(
+            f"The weights of {name} need {needed_bytes / 2**30:.1f} GiB and {available_bytes / 2**30:.1f} GiB are "
+            "available. Use a smaller or more strongly quantised model, or free memory."
+        )
+
+
+def _logit_width(model: Any) -> int:
+    """Asked of the model itself, since configs disagree with their weights. Only shapes are computed."""
+    cache = mlx_lm_module("models.cache").make_prompt_cache(model)
+    return int(model(mx.zeros((1, 1), dtype=mx.int32), cache=cache).shape[-1])
+
+
+def _check_tokenizer_fits(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """A few entries beyond the logits are published (added tokens never trained); a whole other tokenizer is not."""
+    if tokenizer.vocab_size > vocab_size + 1024:
+        raise ModelCorrupt(
+            f"tokenizer.json has {tokenizer.vocab_size:,} entries but the model knows {vocab_size:,} tokens: "
+            "they are not of the same model."
+        )
+
+
+def _load_failed(checked: ModelFolder, error: Exception) -> BaseMLXError:
+    """mlx-lm's own words, less what they tell of this machine. The whole of it is in the log."""
+    logger.warning("loading failed in mlx-lm", exc_info=error)
+    words = " ".join(str(error).replace(str(checked.folder), "the model's folder").split())[:300]
+    if isinstance(error, MemoryError) or "allocate" in words.lower():
+        return OutOfMemory("Memory ran out while the model was loaded. Use a smaller model, or free memory.")
+    if isinstance(error, ValueError) and ("parameters" in words or "shape" in words):
+        return ModelCorrupt(f"The weights do not fit config.json: {words}")
+    return ModelLoadFailed(f"mlx-lm could not load the model ({type(error).__name__}): {words}")
