@@ -1,1 +1,1 @@
-"""Text and tokens: the tokenizer, the way back token by token, and stop strings. No MLX, no model, no chat."""
+"""Text and tokens: encoding, decoding one token at a time, stop strings. Knows neither MLX nor any wire format."""

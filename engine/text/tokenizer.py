@@ -1,115 +1,150 @@
-"""A model's tokenizer, read from its folder: tokenizer.json and the names of its control tokens.
+"""A model's tokenizer: tokenizer.json through the tokenizers library, and what the files beside it say of its tokens.
 
-It is the `tokenizers` library's own implementation; transformers is not used. It knows no chat and no model.
+Files come from strangers: sizes are bounded, and whatever is wrong with them is a ModelCorrupt that names the file. No
+code of a repository is run; transformers is not used. Texts go in and come out as they are: no cleaning up of spaces.
 """
 
-import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+from tokenizers import Tokenizer as HFTokenizer
 
-from basemlx.engine.errors import ModelCorrupt
-from basemlx.engine.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
-from basemlx.engine.text.vocabulary import Vocabulary
+from basemlx.engine.errors import InvalidRequest, ModelCorrupt
+from basemlx.engine.models.config import eos_token_ids, read_json_object
+from basemlx.engine.text.detokenizer import Detokenizer, DetokenizerFactory
 
-MAX_FILE_BYTES = 256 * 2**20
+MAX_TOKENIZER_BYTES = 256 * 2**20
+_COUNTED_CHARACTERS = 64 * 1024
+_CUT_TOKENS = 8  # by how much cutting a text may raise the number of its tokens, generously
 
 
 class Tokenizer:
-    """Text to ids and back. Thread-safe.
+    """Text to token ids and back, safe to use from any thread.
 
-    `bos_token` and `eos_token` are the texts that chat templates refer to, None where the model has none.
-    `eos_token_ids` is what the tokenizer's files name as the end; generation_config.json may add to it.
+    `vocab_size` counts entries, added tokens included; the model's logits are often wider. `bos_token` and
+    `eos_token` are the texts of these tokens, None where the model has none. `special_token_ids` are left out of
+    decoded text unless asked for. `special_tokens` maps names as templates use them (`bos_token` …) to texts.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-        self._backend = backend
-        self.config = config
-        added = backend.get_added_tokens_decoder()
-        self.special_token_ids = frozenset(token for token, facts in added.items() if facts.special)
-        self.bos_token = _token_text(config.get("bos_token"))
-        self.eos_token = _token_text(config.get("eos_token"))
-        eos_id = backend.token_to_id(self.eos_token) if self.eos_token else None
-        self.eos_token_ids = frozenset() if eos_id is None else frozenset({eos_id})
+    def __init__(
+        self,
+        tokenizer: HFTokenizer,
+        config: Mapping[str, Any] | None = None,
+        *,
+        special_tokens: Mapping[str, Any] | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        config = config or {}
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._detokenizers = DetokenizerFactory(tokenizer)
+        self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.special_token_ids = self._detokenizers.special_ids
+        self.special_tokens = {**_named_tokens(special_tokens or {}), **_named_tokens(config)}
+        self.bos_token = self.special_tokens.get("bos_token")
+        self.eos_token = self.special_tokens.get("eos_token")
+        self.bos_token_id = self._id_of(self.bos_token)
+        ends = set(eos_token_ids(generation_config or {}))
+        if (eos_token_id := self._id_of(self.eos_token)) is not None:
+            ends.add(eos_token_id)
+        self.eos_token_ids = frozenset(ends)
+        self._adds_bos = config.get("add_bos_token") is True and self.bos_token_id is not None
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Reads a model folder. Raises ModelCorrupt, which names the file at fault."""
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            others = [name for name in ("tokenizer.model", "tiktoken.model") if (folder / name).is_file()]
-            remedy = f" (only {others[0]}, which has to be converted first)" if others else ""
-            raise ModelCorrupt(f"The model folder has no tokenizer.json{remedy}.")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ModelCorrupt("tokenizer.json is too large to be one.")
-        try:
-            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises plain Exception
-            raise ModelCorrupt(f"tokenizer.json cannot be read: {str(error)[:200]}") from error
-        backend.no_truncation()
-        backend.no_padding()
-        config = _read_object(folder / "special_tokens_map.json") | _read_object(
-            folder / "tokenizer_config.json"
+        """Reads a model's folder. Raises ModelCorrupt."""
+        return cls(
+            _read(folder),
+            _optional(folder / "tokenizer_config.json"),
+            special_tokens=_optional(folder / "special_tokens_map.json"),
+            generation_config=_optional(folder / "generation_config.json"),
         )
-        return cls(backend, config)
-
-    @property
-    def vocab_size(self) -> int:
-        """Entries, added tokens included. A model's logits are often wider."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Ids of `text`. Control tokens written out in it become their ids, as chat templates need."""
-        return list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Token ids of `text`. `add_special_tokens` adds what the model wants around a plain text (its BOS, mostly); a
+        rendered chat template brings its own. Raises InvalidRequest for text that is not valid Unicode."""
+        try:
+            # The batch call is the one that lets other Python threads run meanwhile.
+            [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        except (TypeError, UnicodeEncodeError):
+            raise InvalidRequest("The text holds a lone surrogate, which is not valid Unicode.") from None
+        token_ids: list[int] = encoding.ids
+        if add_special_tokens and self._adds_bos and token_ids[:1] != [self.bos_token_id]:
+            assert self.bos_token_id is not None
+            token_ids.insert(0, self.bos_token_id)
+        return token_ids
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of `ids`: by definition the join of what a detokenizer shows."""
-        detokenizer = self.detokenizer(skip_special_tokens=skip_special_tokens)
-        return "".join([*map(detokenizer.push, ids), detokenizer.finish()])
+    def is_longer_than(self, texts: Iterable[str], num_tokens: int) -> bool:
+        """Whether the texts surely have more tokens together, reading only as much of them as it takes to know.
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A fresh incremental decoder."""
-        if self._vocabulary is not None:
-            return ByteDetokenizer(self._vocabulary, self.special_token_ids if skip_special_tokens else ())
-        return WindowDetokenizer(
-            lambda ids: self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
-        )
+        For refusing a text of megabytes early; False may also mean that it is a close call.
+        """
+        for text in texts:
+            for start in range(0, len(text), _COUNTED_CHARACTERS):
+                part = text[start : start + _COUNTED_CHARACTERS]
+                num_tokens -= max(len(self.encode(part)) - _CUT_TOKENS, 0)
+                if num_tokens < 0:
+                    return True
+        return False
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of the ids; ids that are no token have none."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes a token stands for, control tokens written out; empty for ids without a token."""
-        if self._vocabulary is not None:
-            return self._vocabulary.tokens.get(token_id, b"")
-        return self._backend.decode([token_id], skip_special_tokens=False).encode()
+        """The bytes that a token stands for inside a text; part of a character, perhaps."""
+        return self._detokenizers.token_bytes(token_id)
 
-    def token_id(self, text: str) -> int | None:
-        """The id of a token by its text."""
-        return self._backend.token_to_id(text)
+    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """A fresh one, for one sequence."""
+        return self._detokenizers.make(skip_special_tokens)
 
-    @cached_property
-    def _vocabulary(self) -> Vocabulary | None:
-        texts = {token: text for text, token in self._backend.get_vocab(with_added_tokens=True).items()}
-        decoder = self._backend.decoder
-        return Vocabulary.from_decoder(json.loads(decoder.__getstate__()) if decoder else {}, texts)
+    def _id_of(self, token: str | None) -> int | None:
+        return None if token is None else self._tokenizer.token_to_id(token)
 
 
-def _token_text(token: Any) -> str | None:
-    """A token's text from tokenizer_config.json, where it stands plain or in an object."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is missing. Raises ModelCorrupt."""
+def _read(folder: Path) -> HFTokenizer:
+    path = folder / "tokenizer.json"
     if not path.is_file():
-        return {}
+        raise ModelCorrupt(_what_is_missing(folder))
+    if path.stat().st_size > MAX_TOKENIZER_BYTES:
+        raise ModelCorrupt(f"tokenizer.json is larger than {MAX_TOKENIZER_BYTES // 2**20} MiB.")
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelCorrupt(f"{path.name} is not valid JSON.") from error
-    if not isinstance(found, dict):
-        raise ModelCorrupt(f"{path.name} must hold a JSON object.")
-    return found
+        return HFTokenizer.from_file(str(path))
+    except BaseException as error:
+        # The library panics on some malformed files, which is no Exception in Python.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        words = " ".join(str(error).replace(str(folder), "").split())[:200]
+        raise ModelCorrupt(f"tokenizer.json cannot be read: {words}. Download the model again.") from None
+
+
+def _what_is_missing(folder: Path) -> str:
+    others = [name for name in ("tokenizer.model", "spiece.model", "vocab.json") if (folder / name).is_file()]
+    others += sorted(file.name for file in folder.glob("*.tiktoken"))
+    advice = (
+        "Take it from the original model, or convert the tokenizer with transformers: "
+        "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+    )
+    if others:
+        return (
+            f"The model's folder has a tokenizer only as {', '.join(others[:3])}, and no tokenizer.json, which is the "
+            f"format that basemlx reads. {advice}"
+        )
+    return f"The model's folder has no tokenizer.json. {advice}"
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return read_json_object(path) if path.is_file() else {}
+
+
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Entries like bos_token, given as a text or as {"content": text, …}."""
+    named = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            named[name] = text
+    return named
