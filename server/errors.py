@@ -48,5 +48,5 @@ class InternalError(BaseMLXError):
     default_code = "internal_error"
 
 
-class ClientLeft(Exception):  # noqa: N818 - an event, not an error: nobody is there to be told
-    """The client closed its connection before its answer was complete."""
+class ClientLeft(Exception):
+    """The client closed its connection before its answer was complete. An event: nobody is there to be told."""

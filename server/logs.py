@@ -1,7 +1,7 @@
 """Logging: one line a request, no text of prompts, answers or keys.
 
-Loggers: `basemlx.access` (a line per request), `basemlx.server`, `basemlx.engine` (the `gen done` lines). Exceptions are
-logged by type and place: their messages can quote what a client sent and are kept for DEBUG.
+Loggers: `basemlx.access` (a line per request), `basemlx.server`, `basemlx.engine` (the `gen done` lines). Exceptions
+are logged by type and place: their messages can quote what a client sent and are kept for DEBUG.
 """
 
 import logging

@@ -62,4 +62,6 @@ async def send_error(send: Send, error: BaseMLXError, headers: Headers | None = 
 
 def internal_error(request_id: str) -> InternalError:
     """What a client is told of an unexpected exception: no traceback, no path, an id to ask about."""
-    return InternalError(f"The server failed on this request. Its log has the cause under the id {request_id}.")
+    return InternalError(
+        f"The server failed on this request. Its log has the cause under the id {request_id}."
+    )

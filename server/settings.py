@@ -1,4 +1,4 @@
-"""The server's settings: frozen, built at the edge, checked once. The one place of the server that reads the environment.
+"""The server's settings: frozen, built at the edge, checked once. The one place here that reads the environment.
 
     BASEMLX_API_KEY   a key that clients must present, beside those of --api-key-file (never on the command line,
                       where every user of the machine can read it)
@@ -108,7 +108,9 @@ def read_api_keys(file: Path | None, environ: Mapping[str, str] | None = None) -
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise SettingsError(f"--api-key-file: cannot read {file}: {reason}.", option="--api-key-file") from None
+            raise SettingsError(
+                f"--api-key-file: cannot read {file}: {reason}.", option="--api-key-file"
+            ) from None
         keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not keys:
             raise SettingsError(f"--api-key-file: {file} holds no key.", option="--api-key-file")
@@ -121,7 +123,9 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
     """Raises SettingsError for a BASEMLX_ variable that nothing reads: a misspelt one must not be ignored."""
     unknown = [name for name in Environment.read(environ).unknown_names if name != API_KEY_VARIABLE]
     if unknown:
-        raise SettingsError(f"Unknown environment variable {', '.join(unknown)}. Unset it or correct its name.")
+        raise SettingsError(
+            f"Unknown environment variable {', '.join(unknown)}. Unset it or correct its name."
+        )
 
 
 def _option(name: str) -> str:
@@ -138,7 +142,11 @@ def _check_key(key: str) -> None:
 
 def _check_origin(origin: str) -> None:
     parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https") or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or origin != f"{parts.scheme}://{parts.netloc}"
+    ):
         raise SettingsError(
             f"--allowed-origin {origin!r} must look like https://name or http://name:port.",
             option="--allowed-origin",

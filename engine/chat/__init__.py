@@ -1,1 +1,4 @@
-"""Chat: messages to a prompt through the model's own template, and generated text back into its parts."""
+"""Conversations: messages to a prompt through the model's own template, and the model's text back into its parts.
+
+Knows text only: no token, no HTTP, no MLX.
+"""

@@ -1,95 +1,72 @@
-"""Messages as templates can take them: plain text content, known roles, tool arguments in the form a template wants.
+"""Messages as a given template wants them. Templates agree on little beyond `role` and `content`.
 
-Pure functions over OpenAI's message dicts, which are never changed. It knows no template and no token.
+In: validated OpenAI messages; `content` a text or None, the arguments of tool calls JSON texts. Out: fresh dicts with
+what the template is known to need (`Traits`). Knows no template by name: what one needs is found by trying.
 """
 
-import contextlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
-
-Message = dict[str, Any]
-ArgumentForm = Literal["object", "string"]
-
-ROLES = ("system", "developer", "user", "assistant", "tool")
+Message = Mapping[str, Any]
 
 
-def normalise(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Copies with content as a string: parts joined, null as "". Raises InvalidRequest with the JSON path at fault."""
-    return [_normalised(message, f"messages[{index}]") for index, message in enumerate(messages)]
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a template takes.
+
+    `content_parts`: it reads content as a list of parts only. `empty_tools`: it needs a list of tools, if an empty one.
+    `developer`: it has that role; else such messages are the system's. `argument_objects`: it wants the arguments of a
+    tool call as an object, else as a JSON text. `null_content`: it shows tool calls only beside content that is null.
+    """
+
+    content_parts: bool = False
+    empty_tools: bool = False
+    developer: bool = False
+    argument_objects: bool = True
+    null_content: bool = False
 
 
-def _normalised(message: Mapping[str, Any], path: str) -> Message:
-    role = message.get("role")
-    if role not in ROLES:
-        raise InvalidRequest(f"{path}.role must be one of {', '.join(ROLES)}.", param=f"{path}.role")
-    result = {key: value for key, value in message.items() if value is not None}
-    result["content"] = _text(message.get("content"), f"{path}.content", optional=role == "assistant")
-    reasoning = message.get("reasoning_content", message.get("reasoning"))
-    if isinstance(reasoning, str):
-        result["reasoning_content"] = reasoning
-    if message.get("tool_calls") is not None:
-        result["tool_calls"] = _tool_calls(message["tool_calls"], f"{path}.tool_calls")
+def adapted(messages: Iterable[Message], traits: Traits) -> list[dict[str, Any]]:
+    return [_adapted(message, traits) for message in messages]
+
+
+def _adapted(message: Message, traits: Traits) -> dict[str, Any]:
+    result = dict(message)
+    if result["role"] == "developer" and not traits.developer:
+        result["role"] = "system"
+    tool_calls = result.get("tool_calls")
+    if tool_calls:
+        result["tool_calls"] = [_adapted_call(call, traits) for call in tool_calls]
+    else:
+        result.pop("tool_calls", None)
+    text = result.get("content")
+    if not text and tool_calls:
+        result["content"] = None if traits.null_content else ""
+    elif traits.content_parts:
+        result["content"] = [{"type": "text", "text": text or ""}]
+    else:
+        result["content"] = text or ""
+    reasoning = result.get("reasoning_content")
+    if reasoning is not None:
+        result.setdefault("thinking", reasoning)  # gpt-oss's name for it
     return result
 
 
-def _text(content: Any, path: str, *, optional: bool) -> str:
-    if isinstance(content, str):
-        return content
-    if content is None and optional:
-        return ""
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{path} must be a string or a list of text parts.", param=path)
-    texts = []
-    for index, part in enumerate(content):
-        at = f"{path}[{index}]"
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in ("text", "input_text", "refusal"):
-            raise UnsupportedParameter(
-                f"{at}.type is {str(kind)[:40]!r}; only text parts are supported by this model.",
-                param=f"{at}.type",
-            )
-        text = part.get("refusal" if kind == "refusal" else "text")
-        if not isinstance(text, str):
-            raise InvalidRequest(f"{at}.text must be a string.", param=f"{at}.text")
-        texts.append(text)
-    return "".join(texts)
+def _adapted_call(call: Mapping[str, Any], traits: Traits) -> dict[str, Any]:
+    function = dict(call["function"])
+    if traits.argument_objects:
+        function["arguments"] = _as_object(function.get("arguments"))
+    return {**call, "function": function}
 
 
-def _tool_calls(calls: Any, path: str) -> list[Message]:
-    if not isinstance(calls, list):
-        raise InvalidRequest(f"{path} must be a list.", param=path)
-    result = []
-    for index, call in enumerate(calls):
-        function = call.get("function") if isinstance(call, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(f"{path}[{index}].function needs a name.", param=f"{path}[{index}].function")
-        result.append({**call, "function": dict(function)})
-    return result
-
-
-def with_arguments(messages: Sequence[Message], form: ArgumentForm) -> list[Message]:
-    """The same messages with every call's arguments as an object, or as a JSON string. What does not parse stays."""
-    result = []
-    for message in messages:
-        if calls := message.get("tool_calls"):
-            message = {**message, "tool_calls": [_with_form(call, form) for call in calls]}
-        result.append(message)
-    return result
-
-
-def _with_form(call: Message, form: ArgumentForm) -> Message:
-    arguments = call["function"].get("arguments", {})
-    if form == "string" and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    elif form == "object" and isinstance(arguments, str):
-        with contextlib.suppress(ValueError):
-            arguments = json.loads(arguments) if arguments.strip() else {}
-    return {**call, "function": {**call["function"], "arguments": arguments}}
-
-
-def with_system_role(messages: Sequence[Message]) -> list[Message]:
-    """Developer messages as system messages, for templates that know no developer."""
-    return [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
+def _as_object(arguments: Any) -> Any:
+    """The object that a JSON text holds; anything else as it is, for the model to see what it once wrote."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        value = json.loads(arguments) if arguments.strip() else {}
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments

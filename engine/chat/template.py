@@ -1,235 +1,253 @@
-"""A model's chat template: messages to prompt text, within limits, with errors that a caller can act on.
+"""A model's chat template: messages to the exact prompt that the model was trained on.
 
-The template is compiled once and rendered in the sandbox (see `sandbox`), on whatever thread calls. It knows no tokens
-and nothing of how the text is used.
+Templates are Jinja programs of strangers and run elsewhere (`renderers`), within limits of time, memory and size. What
+a template needs of its messages is found out by rendering small probes, once each and only where it matters. Knows no
+token and no OpenAI request; a template that fails is the request's failure, named so.
 """
 
-import json
-import uuid
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import jinja2
-
-from basemlx.engine.chat.messages import ArgumentForm, Message, normalise, with_arguments, with_system_role
-from basemlx.engine.chat.sandbox import (
-    TemplateRaised,
-    TemplateTooLarge,
-    TemplateTooSlow,
-    make_environment,
-    watchdog,
-)
-from basemlx.engine.errors import InvalidRequest, ModelCorrupt
+from basemlx.engine.chat.messages import Message, Traits, adapted
+from basemlx.engine.chat.renderers import RenderFailed, pool
+from basemlx.engine.errors import EngineUnavailable, InvalidRequest, ModelCorrupt
 from basemlx.engine.models.config import read_json_object
-from basemlx.engine.text.tokenizer import Tokenizer
 
-MAX_TEMPLATE_BYTES = 2**20
-TIME_LIMIT_S = 2.0
-OUTPUT_FACTOR, OUTPUT_EXTRA = 4, 2**20
-"""A prompt may be this many times its input, and so many characters more: templates add instructions, not volumes."""
+MAX_TEMPLATE_BYTES = 1 << 20
+MAX_RUNAWAYS = 3
+"""After so many in a row a template is not tried again: it would take a renderer's time from other models."""
 
-_NO_TOOLS: dict[str, Any] = {"tools": [], "functions": "[]"}
-_FAILURES = (
-    jinja2.TemplateError,
-    TemplateRaised,
-    TemplateTooLarge,
-    TemplateTooSlow,
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    MemoryError,
-    ArithmeticError,
-)
+LOCK_LIMIT_S = 10.0
 
-RESERVED_NAMES = frozenset(
-    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "chat_template"}
-)
-MAX_OPTIONS, MAX_OPTION_CHARACTERS = 32, 1024
+_DEVELOPER_ROLE = re.compile(r"""(["'])developer\1""")
+_PROBE = "qZprobeQz"
+_END_MARK = "qZendOfMessageQz"
+
+
+class NamedTokens(Protocol):
+    """What a template has to know of the tokenizer: texts by names like bos_token."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]: ...
 
 
 class ChatTemplate:
-    """One compiled template. Thread-safe."""
+    """Renders conversations. Safe to use from any thread; renders of one template take turns.
+
+    `source` is the template for plain conversations, `tool_source` that for tools, where the model has two.
+    """
 
     def __init__(
         self,
         source: str,
+        special_tokens: Mapping[str, str] | None = None,
         *,
-        bos_token: str | None = None,
-        eos_token: str | None = None,
-        time_limit_s: float = TIME_LIMIT_S,
+        tool_source: str | None = None,
     ) -> None:
-        if len(source.encode()) > MAX_TEMPLATE_BYTES:
-            raise ModelCorrupt("The model's chat template is larger than 1 MiB.")
+        for text in (source, tool_source or ""):
+            if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
+                raise ModelCorrupt("The model's chat template is larger than 1 MiB.")
         self.source = source
-        self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
-        self._time_limit_s = time_limit_s
-        self._needs_tool_list = False
-        try:
-            with watchdog.limit(time_limit_s):
-                self._template = make_environment().from_string(source)
-        except (jinja2.TemplateError, TemplateTooLarge, TemplateTooSlow, RecursionError) as error:
-            raise ModelCorrupt(f"The model's chat template does not compile: {_brief(error)}") from error
+        self._sources = {False: source.encode(), True: (tool_source or source).encode()}
+        self._special_tokens = dict(special_tokens or {})
+        self._lock = threading.Lock()
+        self._num_runaways = 0
+        self._traits: Traits | None = None
+        self._call_traits: Traits | None = None
 
     @classmethod
-    def from_folder(cls, folder: Path, tokenizer: Tokenizer) -> "ChatTemplate | None":
-        """`chat_template.jinja`, else what tokenizer_config.json names; None for a model without one."""
-        path = folder / "chat_template.jinja"
-        if path.is_file():
-            if path.stat().st_size > MAX_TEMPLATE_BYTES:
-                raise ModelCorrupt("chat_template.jinja is larger than 1 MiB.")
-            source: Any = path.read_text(encoding="utf-8")
-        else:
-            config = folder / "tokenizer_config.json"
-            source = read_json_object(config).get("chat_template") if config.is_file() else None
-            if isinstance(source, list):  # several, by name
-                named = {
-                    entry.get("name"): entry.get("template") for entry in source if isinstance(entry, Mapping)
-                }
-                source = named.get("default")
-        if not isinstance(source, str):
+    def from_folder(cls, folder: Path, tokenizer: NamedTokens) -> "ChatTemplate | None":
+        """The template of a model's folder, None if it has none. Raises ModelCorrupt."""
+        sources = _read_sources(folder)
+        if "default" not in sources:
             return None
-        return cls(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        with suppress(EngineUnavailable):  # a model that cannot chat here can still complete texts
+            pool.warm_up()
+        return cls(sources["default"], tokenizer.special_tokens, tool_source=sources.get("tool_use"))
 
     def render(
         self,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        **options: Any,
+        **kwargs: Any,
     ) -> str:
-        """The prompt for `messages`, in OpenAI's form.
+        """The prompt.
 
-        `continue_final_message` leaves the last message, the assistant's, open for the model to go on. `options` are
-        the template's own (`enable_thinking` and the like). Raises InvalidRequest.
+        With `continue_final_message` the last message must be the assistant's, and its text ends the prompt exactly.
+        `kwargs` are variables of the template (`enable_thinking`). Raises InvalidRequest, `param` messages, if the
+        template refuses the conversation or fails.
         """
-        check_options(options)
-        normal = normalise(messages)
-        if not self._knows_developer:
-            normal = with_system_role(normal)
-        normal = with_arguments(normal, self._argument_form if _has_calls(normal) else "object")
-        if not continue_final_message:
-            return self._run(normal, tools, options, add_generation_prompt)
-        if not normal or normal[-1]["role"] != "assistant":
+        options = {**kwargs, "tools": list(tools) if tools else None}
+        if continue_final_message:
+            return self._render_open(messages, options)
+        return self._render(messages, options | {"add_generation_prompt": add_generation_prompt})
+
+    def _render_open(self, messages: Sequence[Message], options: dict[str, Any]) -> str:
+        """Marks the end of the last message, renders, and cuts there."""
+        *before, last = messages or [{"role": ""}]
+        text = last.get("content")
+        if last["role"] != "assistant" or not isinstance(text, str) or last.get("tool_calls"):
             raise InvalidRequest(
-                "continue_final_message needs a last message from the assistant.",
+                "continue_final_message needs a last message of the assistant that is text.",
                 param="continue_final_message",
             )
-        # The end of the last message is found by a mark that no template changes and nobody else can write.
-        mark = uuid.uuid4().hex
-        normal[-1] = {**normal[-1], "content": normal[-1]["content"] + mark}
-        prompt = self._run(normal, tools, options, add_generation_prompt=False)
-        if prompt.count(mark) != 1:
+        mark = _END_MARK
+        while any(mark in str(message.get("content")) for message in messages):
+            mark += "z"
+        marked = [*before, {**last, "content": text + mark}]
+        prompt, found, _ = self._render(marked, options | {"add_generation_prompt": False}).rpartition(mark)
+        if not found or mark in prompt or not prompt.endswith((text, text.lstrip())):
             raise InvalidRequest(
-                "This model's chat template does not allow its last message to be continued.",
+                "The model's chat template changes the last message, so it cannot be continued.",
                 param="continue_final_message",
             )
-        return prompt[: prompt.index(mark)]
+        return prompt
 
-    def _run(
-        self, messages: list[Message], tools: Any, options: Mapping[str, Any], add_generation_prompt: bool
-    ) -> str:
-        context = {
-            **self._tokens,
-            **options,
-            "messages": messages,
-            "tools": list(tools) if tools else None,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        if not tools and self._needs_tool_list:
-            context |= _NO_TOOLS
+    def _render(self, messages: Sequence[Message], options: dict[str, Any]) -> str:
+        if not self._lock.acquire(timeout=LOCK_LIMIT_S):
+            raise EngineUnavailable(
+                "The model's chat template keeps other requests waiting.", retry_after_s=5
+            )
         try:
-            return self._generate(context)
-        except (TypeError, jinja2.UndefinedError) as error:
-            # Some templates for tool use iterate over the tools without asking whether there are any.
-            if tools or self._needs_tool_list:
-                raise _refusal(error) from error
-            text = self._run_without_tools(context, error)
-            self._needs_tool_list = True
-            return text
-        except _FAILURES as error:
-            raise _refusal(error) from error
+            return self._run(messages, self._traits_for(messages, options), options)
+        except RenderFailed as failure:
+            raise _refusal(failure) from None
+        finally:
+            self._lock.release()
 
-    def _run_without_tools(self, context: dict[str, Any], first: Exception) -> str:
+    def _run(self, messages: Sequence[Message], traits: Traits, options: Mapping[str, Any]) -> str:
+        if self._num_runaways >= MAX_RUNAWAYS:
+            raise RenderFailed(f"it had to be stopped {MAX_RUNAWAYS} times in a row and is not tried again")
+        tools = options["tools"]
+        variables = {**self._special_tokens, "documents": None, **options}
+        variables["messages"] = adapted(messages, traits)
+        if traits.empty_tools:
+            variables |= {"tools": [], "functions": "[]", "datetime": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
-            return self._generate(context | _NO_TOOLS)
-        except _FAILURES:
-            raise _refusal(first) from first
+            prompt = pool.render(self._sources[tools is not None], variables)
+        except RenderFailed as failure:
+            self._num_runaways = self._num_runaways + 1 if failure.ran_away else 0
+            raise
+        except (TypeError, ValueError):
+            raise InvalidRequest(
+                "A message holds a value that JSON does not have.", param="messages"
+            ) from None
+        self._num_runaways = 0
+        return prompt
 
-    def _generate(self, context: Mapping[str, Any]) -> str:
-        """The text, within the limits of time and size. Raises whatever the template raises."""
-        given = json.dumps([context["messages"], context["tools"]], ensure_ascii=False, default=str)
-        limit = OUTPUT_FACTOR * len(given) + OUTPUT_EXTRA
-        pieces, size = [], 0
-        with watchdog.limit(self._time_limit_s):
-            for piece in self._template.generate(context):
-                size += len(piece)
-                if size > limit:
-                    raise TemplateTooLarge("the prompt is many times its input")
-                pieces.append(piece)
-        return "".join(pieces)
+    # what the template needs, found by probes
 
-    # what this template wants, found out by trying
+    def _traits_for(self, messages: Iterable[Message], options: Mapping[str, Any]) -> Traits:
+        """What matters for these messages."""
+        traits = self._traits
+        if traits is None:
+            traits = self._traits = self._find_traits(options)
+        if any(message.get("tool_calls") for message in messages):
+            if self._call_traits is None:
+                self._call_traits = self._find_call_traits(traits, options)
+            traits = self._call_traits
+        return traits if options["tools"] is None else replace(traits, empty_tools=False)
 
-    @cached_property
-    def _knows_developer(self) -> bool:
-        return "developer" in self.source
-
-    @cached_property
-    def _argument_form(self) -> ArgumentForm:
-        """Whether earlier calls' arguments come out as JSON when given as objects; if not, strings are what it wants."""
-        call = {
-            "id": "call00000",  # nine characters, as Mistral's templates insist
-            "type": "function",
-            "function": {"name": "f", "arguments": {"k": "v"}},
-        }
-        messages: list[Message] = [
-            {"role": "user", "content": "q"},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "r", "tool_call_id": "call00000", "name": "f"},
+    def _find_traits(self, options: Mapping[str, Any]) -> Traits:
+        """The first way of giving a text in which it reaches the prompt, and whether a developer's does so as well."""
+        ways = [
+            Traits(content_parts=parts, empty_tools=empty_tools)
+            for empty_tools in ((False, True) if options["tools"] is None else (False,))
+            for parts in (False, True)
         ]
-        try:
-            text = self._run(messages, None, {}, add_generation_prompt=False)
-        except InvalidRequest as error:
-            return "string" if isinstance(error.__cause__, TypeError) else "object"
-        return "string" if "{'k'" in text else "object"
+        message = {"role": "user", "content": _PROBE}
+        for traits in ways:
+            prompt = self._probe([message], traits, options)
+            if _PROBE in prompt and "'text'" not in prompt:
+                break
+        else:
+            traits = ways[0]
+        if _DEVELOPER_ROLE.search(self.source):
+            with_role = replace(traits, developer=True)
+            developer = {"role": "developer", "content": _PROBE}
+            if _PROBE in self._probe([developer, {"role": "user", "content": "?"}], with_role, options):
+                return with_role
+        return traits
 
-
-def check_options(options: Mapping[str, Any]) -> None:
-    """Template options from a request: a few plain values under names that are not taken. Raises InvalidRequest."""
-    if len(options) > MAX_OPTIONS:
+    def _find_call_traits(self, traits: Traits, options: Mapping[str, Any]) -> Traits:
+        """The first way of giving a past tool call in which its name and its arguments, as JSON, reach the prompt."""
+        function = {"name": "probe_name", "arguments": f'{{"probe_key": "{_PROBE}"}}'}
+        call = {"id": "probe0001", "type": "function", "function": function}
+        messages: list[Message] = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "!", "tool_call_id": "probe0001", "name": "probe_name"},
+        ]
+        for null_content in (False, True):
+            for objects in (True, False):
+                way = replace(traits, argument_objects=objects, null_content=null_content)
+                prompt = self._probe(messages, way, options)
+                garbled = "'probe_key'" in prompt or '\\"probe_key' in prompt
+                if "probe_name" in prompt and _PROBE in prompt and not garbled:
+                    return way
         raise InvalidRequest(
-            f"At most {MAX_OPTIONS} template options are taken.", param="chat_template_kwargs"
+            "The model's chat template has no place for tool calls of the assistant.", param="messages"
         )
-    for name, value in options.items():
-        path = f"chat_template_kwargs.{name[:64]}"
-        if name in RESERVED_NAMES or not name.isidentifier() or name.startswith("_") or name == "tokenize":
-            raise InvalidRequest(f"{path} cannot be set by a request.", param=path)
-        if not isinstance(value, str | bool | int | float | None) or len(str(value)) > MAX_OPTION_CHARACTERS:
-            raise InvalidRequest(f"{path} must be a short string, a number, true, false or null.", param=path)
+
+    def _probe(self, messages: Sequence[Message], traits: Traits, options: Mapping[str, Any]) -> str:
+        """The prompt, or nothing if there is none."""
+        try:
+            return self._run(messages, traits, {**options, "add_generation_prompt": False})
+        except RenderFailed as failure:
+            if failure.ran_away:
+                raise
+            return ""
 
 
-def _has_calls(messages: Sequence[Message]) -> bool:
-    return any(message.get("tool_calls") for message in messages)
+def _refusal(failure: RenderFailed) -> InvalidRequest:
+    if failure.refused:
+        return InvalidRequest(
+            f"The model's chat template refuses these messages: {failure}", param="messages"
+        )
+    return InvalidRequest(f"The model's chat template failed: {failure}.", param="messages")
 
 
-def _refusal(error: Exception) -> InvalidRequest:
-    """What a failed rendering means to the caller."""
-    if isinstance(error, TemplateRaised):
-        text = f"refuses these messages: {_brief(error)}"
-    elif isinstance(
-        error, TemplateTooLarge | TemplateTooSlow | RecursionError | MemoryError | ArithmeticError
-    ):
-        text = f"exceeds its limits on these messages: {_brief(error)}"
-    else:
-        text = f"fails on these messages: {_brief(error)}"
-    return InvalidRequest(f"The model's chat template {text}", param="messages")
+def _read_sources(folder: Path) -> dict[str, str]:
+    """Templates by name: from chat_template.jinja, else from the JSON files that may hold one or several."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        if path.stat().st_size > MAX_TEMPLATE_BYTES:
+            raise ModelCorrupt("chat_template.jinja is larger than 1 MiB.")
+        try:
+            return {"default": path.read_text(encoding="utf-8")}
+        except (OSError, UnicodeDecodeError):
+            raise ModelCorrupt("chat_template.jinja cannot be read as UTF-8 text.") from None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            found = read_json_object(folder / name).get("chat_template")
+            sources = _named_sources(found, name)
+            if sources:
+                return sources
+    return {}
 
 
-def _brief(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:300]
+def _named_sources(found: Any, file_name: str) -> dict[str, str]:
+    if found is None:
+        return {}
+    if isinstance(found, str):
+        return {"default": found}
+    if isinstance(found, dict):
+        found = [{"name": name, "template": source} for name, source in found.items()]
+    sources: dict[str, str] = {}
+    for entry in found if isinstance(found, list) else [None]:
+        name, source = (entry.get("name"), entry.get("template")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise ModelCorrupt(
+                f"{file_name} has a chat_template that is neither a text nor a list of named texts."
+            )
+        sources[name] = source
+    return sources

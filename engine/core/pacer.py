@@ -5,7 +5,7 @@ arithmetic. Both are learned from the steps themselves, as is what a step costs 
 sequence and no clock; whoever owns the step tells it the seconds.
 """
 
-GAP_RATIO = 2.5
+GAP_RATIO = 2.2
 """While rows decode, a step with prompt tokens may take this many times a step without. Streams shall see gaps of
 three times the normal one at most; the rest is for what the estimate misses."""
 

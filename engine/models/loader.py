@@ -6,6 +6,7 @@ model's file or the figure at fault, with what to do about it.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from basemlx.engine.chat.template import ChatTemplate
 from basemlx.engine.errors import BaseMLXError, ModelCorrupt, ModelLoadFailed, OutOfMemory
 from basemlx.engine.memory import available_memory_bytes, limit_free_list
 from basemlx.engine.models import config as model_config
+from basemlx.engine.models import cpu_attention
 from basemlx.engine.models.folder import ModelFolder, check_folder
 from basemlx.engine.models.precision import Precision, estimate_bytes, materialise
 from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
@@ -124,7 +126,8 @@ def _build(checked: ModelFolder) -> tuple[nn.Module, dict[str, Any]]:
     """The model with its weights bound but not yet read."""
     utils = mlx_lm_module("utils")
     try:
-        utils._get_classes(checked.config)
+        model_class, _ = utils._get_classes(checked.config)
+        cpu_attention.use_in(sys.modules[model_class.__module__])
     except (ValueError, AttributeError):
         own_code = model_config.wants_own_code(checked.config)
         raise ModelLoadFailed(

@@ -100,7 +100,7 @@ class _Automaton:
             level = following
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # the largest that a request may ask for takes a megabyte
 def _automaton(stop: tuple[str, ...]) -> _Automaton:
     """Shared between the choices of a request and between requests: an automaton never changes once made."""
     return _Automaton(stop)

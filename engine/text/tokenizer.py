@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as HFTokenizer
 
 from basemlx.engine.errors import InvalidRequest, ModelCorrupt
 from basemlx.engine.models.config import eos_token_ids, read_json_object
-from basemlx.engine.text.detokenizer import Detokenizer, DetokenizerFactory
+from basemlx.engine.text.decoding import DetokenizerFactory
+from basemlx.engine.text.detokenizer import Detokenizer
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 _COUNTED_CHARACTERS = 64 * 1024

@@ -1,224 +1,262 @@
 """Chat templates: real ones render, hostile ones are stopped, bad conversations are refused by name."""
 
+import json
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from basemlx.engine.chat import renderers
 from basemlx.engine.chat.template import ChatTemplate
 from basemlx.engine.errors import InvalidRequest, ModelCorrupt
-from tests.model_zoo import CHAT_TEMPLATE
+from basemlx.engine.text.tokenizer import Tokenizer
+from tests.model_zoo import CHAT_TEMPLATE, write_tokenizer
 
-SHARED = sorted((Path(__file__).parents[3] / "shared" / "data" / "templates").glob("*.jinja"))
-NOT_PLAIN_JINJA = {"MiroThinker"}  # assigns to message attributes, which Jinja refuses everywhere
-USER = [{"role": "user", "content": "Grüße, 東京?"}]
+RELEASED = sorted((Path(__file__).parents[3] / "shared" / "data" / "templates").glob("*.jinja"))
+NOT_JINJA = {"MiroThinker"}  # assigns to fields of a message, which Jinja refuses everywhere
+USER = {"role": "user", "content": "Grüße, 東京?"}
+CALL = {
+    "id": "call00001",
+    "type": "function",
+    "function": {"name": "get_it", "arguments": '{"where": "Oslo"}'},
+}
+needs_released = pytest.mark.skipif(not RELEASED, reason="released templates are not on this machine")
 
 
-def render(source: str, messages: Any = USER, **options: Any) -> str:
-    return ChatTemplate(source, bos_token="<s>", eos_token="</s>", time_limit_s=0.3).render(
-        messages, **options
-    )
+def template_of(source: str) -> ChatTemplate:
+    return ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
-@pytest.mark.skipif(not SHARED, reason="the collection of released templates is not on this machine")
-@pytest.mark.parametrize("path", SHARED, ids=lambda path: path.stem)
-def test_every_released_template_renders_a_conversation(path: Path) -> None:
-    template = ChatTemplate(path.read_text(), bos_token="<s>", eos_token="</s>")
-    if path.stem in NOT_PLAIN_JINJA:
+def render(source: str, *messages: Any, **options: Any) -> str:
+    return template_of(source).render(messages or [USER], **options)
+
+
+@contextmanager
+def suppress_refusal() -> Iterator[None]:
+    """Templates may say no to a role, or have no place for calls; then they must say so."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if "refuses these messages" not in error.message and "no place for tool calls" not in error.message:
+            raise
+
+
+@needs_released
+@pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
+def test_every_released_template_renders_conversations(path: Path) -> None:
+    template = template_of(path.read_text())
+    answer = {"role": "assistant", "content": "Hello the"}
+    if path.stem in NOT_JINJA:
         with pytest.raises(InvalidRequest, match="cannot assign"):
-            template.render(USER)
+            template.render([USER, answer])
         return
-    conversation = [
-        *USER,
-        {"role": "assistant", "content": "Hello there."},
-        {"role": "user", "content": "And now?"},
-    ]
-    started_s = time.perf_counter()
-    prompt = template.render(conversation)
-    assert time.perf_counter() - started_s < 0.5
-    assert prompt.index("東京") < prompt.index("Hello there.") < prompt.index("And now?")
-
-
-@pytest.mark.skipif(not SHARED, reason="the collection of released templates is not on this machine")
-def test_tool_history_comes_out_as_json_in_the_released_templates_that_show_calls() -> None:
-    call = {
-        "id": "call00001",
-        "type": "function",
-        "function": {"name": "get_it", "arguments": '{"where": "Oslo"}'},
-    }
-    conversation = [
-        *USER,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
+    prompt = template.render([USER, answer, {"role": "user", "content": "And now?"}])
+    assert prompt.index("東京") < prompt.index("Hello the") < prompt.index("And now?")
+    assert template.render([USER, answer], continue_final_message=True).endswith("Hello the")
+    with suppress_refusal():
+        assert "Be brief." in template.render([{"role": "developer", "content": "Be brief."}, USER])
+    past_call = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call00001", "name": "get_it", "content": "12 degrees"},
     ]
-    shown = 0
-    for path in SHARED:
-        try:
-            prompt = ChatTemplate(path.read_text(), bos_token="<s>", eos_token="</s>").render(conversation)
-        except InvalidRequest:
-            continue
-        if "get_it" in prompt and "Oslo" in prompt:
-            shown += 1
-            assert "{'where'" not in prompt, path.stem
-            assert '"{\\"where' not in prompt, path.stem
-    assert shown >= len(SHARED) // 2
+    with suppress_refusal():
+        prompt = template.render([USER, *past_call])
+        assert prompt.index("get_it") < prompt.rindex("12 degrees")
+        assert "Oslo" in prompt
+        assert "{'where'" not in prompt
+        assert '\\"where' not in prompt
 
 
-def test_content_parts_join_null_is_empty_and_developer_is_system_where_unknown() -> None:
-    messages = [
-        {
-            "role": "developer",
-            "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}],
-        },
-        {"role": "assistant", "content": None},
-    ]
-    prompt = render(CHAT_TEMPLATE, messages)
-    assert "<|im_start|>system\nBe brief.<|im_end|>" in prompt
-    assert "<|im_start|>assistant\n<|im_end|>" in prompt
-    assert "developer" in render("{{ messages[0].role }}{# developer #}", messages)
+def test_null_content_is_empty_and_developer_is_system_where_the_template_has_none() -> None:
+    prompt = render(
+        CHAT_TEMPLATE, {"role": "developer", "content": "Brief."}, {"role": "assistant", "content": None}
+    )
+    assert "<|im_start|>system\nBrief.<|im_end|>\n<|im_start|>assistant\n<|im_end|>" in prompt
+    knows = "{% for m in messages %}{% if m.role == 'developer' %}D:{% endif %}{{ m.content }}{% endfor %}"
+    assert render(knows, {"role": "developer", "content": "Brief."}) == "D:Brief."
 
 
-@pytest.mark.parametrize(
-    ("messages", "param"),
-    [
-        ([{"role": "robot", "content": "x"}], "messages[0].role"),
-        ([{"role": "user"}], "messages[0].content"),
-        ([{"role": "user", "content": 7}], "messages[0].content"),
-        ([{"role": "user", "content": [{"type": "image_url"}]}], "messages[0].content[0].type"),
-        ([{"role": "user", "content": [{"type": "text", "text": 1}]}], "messages[0].content[0].text"),
-        ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "messages[0].tool_calls[0].function"),
-    ],
-)
-def test_messages_that_cannot_be_rendered_are_refused_by_their_path(messages: Any, param: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
-        render(CHAT_TEMPLATE, messages)
-    assert refusal.value.param == param
+def test_content_goes_in_parts_to_a_template_that_reads_only_parts() -> None:
+    source = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    assert render(source) == USER["content"]
 
 
 def test_the_last_message_is_left_open_exactly_where_its_text_ends() -> None:
-    messages = [*USER, {"role": "assistant", "content": "Once upon a "}]
-    prompt = render(CHAT_TEMPLATE, messages, continue_final_message=True)
+    open_message = {"role": "assistant", "content": "Once upon a "}
+    prompt = render(CHAT_TEMPLATE, USER, open_message, continue_final_message=True)
     assert prompt.endswith("<|im_start|>assistant\nOnce upon a ")
-    with pytest.raises(InvalidRequest, match="assistant"):
-        render(CHAT_TEMPLATE, USER, continue_final_message=True)
-    with pytest.raises(InvalidRequest, match="does not allow"):
-        render("{{ messages | length }}", messages, continue_final_message=True)
+    mangling = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
+    for source, messages in ((CHAT_TEMPLATE, [USER]), (mangling, [USER, open_message])):
+        with pytest.raises(InvalidRequest) as refusal:
+            render(source, *messages, continue_final_message=True)
+        assert refusal.value.param == "continue_final_message"
 
 
-def test_templates_get_what_they_expect() -> None:
-    assert render("{{ {'a': 'é', 'b': [1]} | tojson }}") == '{"a": "é", "b": [1]}'
-    assert render("{{ {'a': 1} | tojson(indent=2) }}") == '{\n  "a": 1\n}'
-    assert render("{% for i in [1,2,3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "1"
-    assert render("{% generation %}{{ bos_token }}{% endgeneration %}{{ eos_token }}") == "<s></s>"
-    assert len(render("{{ strftime_now('%Y') }}")) == 4
-    assert render("{{ mood | default('calm') }}", mood="wild") == "wild"
-    assert (
-        render(
-            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
-        )
-        == "1"
-    )
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        ("{{ {'a': 'é', 'b': [1]} | tojson }}", '{"a": "é", "b": [1]}'),
+        ("{{ {'a': 1} | tojson(indent=2) }}", '{\n  "a": 1\n}'),
+        ("{{ {'b': 1, 'a': 'é'} | tojson(ensure_ascii=True, sort_keys=True) }}", '{"a": "\\u00e9", "b": 1}'),
+        ("{% for i in [1,2,3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "1"),
+        ("{% generation %}{{ bos_token }}{% endgeneration %}{{ eos_token }}", "<s></s>"),
+        ("{{ strftime_now('%Y') | length }}", "4"),
+        ("{{ mood | default('calm') }}", "wild"),
+        ("  {% if true %}\n    x\n  {% endif %}\n", "    x\n"),
+        (
+            "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}",
+            "3",
+        ),
+        ("{% set seen = [] %}{% set _ = seen.append(1) %}{{ seen }}", "[1]"),
+    ],
+)
+def test_templates_find_what_they_are_written_for(source: str, prompt: str) -> None:
+    assert render(source, mood="wild") == prompt
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "{{ raise_exception('only system messages') }}",
-        "{{ messages[7].content }}",
+        "{{ messages[7].content.x }}",
         "{{ 1 / 0 }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ messages.append(1) }}",
+        "{{ messages.pop() }}",
         "{{ ''.__class__.__mro__ }}",
-        "{{ messages.__class__ }}{{ (messages | attr('__class__')).__base__ }}",
+        "{{ (messages | attr('__class__')).__base__ }}",
         "{{ cycler.__init__.__globals__.os }}",
+        "{{ raise_exception.__globals__.json }}",
+        "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
         "{% include 'other' %}",
-        "{{ '{0.__class__}'.format(1) }}{{ x.y.z }}",
+        "{{ '{0.__class__.x}'.format(1) }}",
+        "{% for %}",
     ],
 )
-def test_a_template_that_fails_or_tries_to_get_out_gives_a_refusal(source: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+def test_a_template_that_fails_or_tries_to_get_out_is_a_refusal_of_messages(source: str) -> None:
+    with pytest.raises(InvalidRequest, match="chat template") as refusal:
         render(source)
     assert refusal.value.param == "messages"
+    assert len(refusal.value.message) < 500
+
+
+LAUGHS = "{% set ns = namespace(x=['x']) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}"
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "{{ 'x' * 300000000 }}",
-        "{{ 300000000 * 'x' }}",
-        "{{ ['x'] * 300000000 }}",
-        "{{ 'x' | center(300000000) }}",
-        "{{ 'x'.ljust(300000000) }}",
+        "{{ ['x'] * 3000000000 }}",
         "{{ '%0300000000d' % 1 }}",
-        "{{ '%300000000d' | format(1) }}",
-        "{{ '{:300000000}'.format(1) }}",
         "{{ 10 ** 1000000000 }}",
-        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
-        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-        "{% set ns = namespace(s=[1]) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
-        "{% set a = 'x' * 9999 %}{{ a.replace('x', a) }}",
-        "{% set a = 'x' * 9999 %}{{ a | replace('x', a) }}",
-        "{% set a = 'x' * 9999 %}{{ a.join(range(9999) | list) }}",
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'xxxxxxxxxxxxxxxx' }}{% endfor %}{% endfor %}",
-        "{% set x %}{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}{% endset %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-        "{{ range(100000000) | list | length }}",
+        LAUGHS + "{{ ns.x | tojson | length }}",
+        LAUGHS + "{% set a = ns.x %}" + LAUGHS + "{{ a == ns.x }}",
     ],
 )
-def test_a_runaway_template_is_stopped_and_others_go_on(source: str) -> None:
-    healthy = ChatTemplate(CHAT_TEMPLATE)
-    seen: list[float] = []
-    stop = threading.Event()
+def test_a_runaway_template_is_stopped_while_others_go_on(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderers, "TIME_LIMIT_S", 0.5)
+    healthy = template_of(CHAT_TEMPLATE)
+    healthy.render([USER])
 
-    def others() -> None:
-        while not stop.is_set():
-            started_s = time.perf_counter()
-            healthy.render(USER)
-            seen.append(time.perf_counter() - started_s)
-
-    thread = threading.Thread(target=others)
-    thread.start()
-    started_s = time.perf_counter()
-    try:
-        with pytest.raises((InvalidRequest, ModelCorrupt)):
+    def run_away() -> None:
+        with pytest.raises(InvalidRequest):
             render(source)
-        assert time.perf_counter() - started_s < 2.0
-    finally:
-        stop.set()
-        thread.join()
-    assert len(seen) > 0
-    assert max(seen) < 1.0
-    time.sleep(0)  # an exception that was on its way would arrive here
-    assert render("{{ 1 + 1 }}") == "2"
+        was_refused.set()
+
+    was_refused = threading.Event()
+    runaway = threading.Thread(target=run_away)
+    started_s = time.perf_counter()
+    runaway.start()
+    slowest_s = 0.0
+    while runaway.is_alive():
+        before_s = time.perf_counter()
+        healthy.render([USER])
+        slowest_s = max(slowest_s, time.perf_counter() - before_s)
+        time.sleep(0.01)
+    assert was_refused.is_set()
+    assert time.perf_counter() - started_s < 1.0
+    assert slowest_s < 0.75
 
 
-def test_a_template_that_does_not_compile_is_the_models_fault() -> None:
-    with pytest.raises(ModelCorrupt, match="does not compile"):
-        ChatTemplate("{% for %}")
-    with pytest.raises(ModelCorrupt, match="1 MiB"):
-        ChatTemplate("x" * (2**20 + 1))
+def test_a_template_that_always_runs_away_is_stopped_within_two_seconds_and_then_given_up() -> None:
+    runaway = template_of("{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2)
+    took_s = []
+    for _ in range(4):
+        started_s = time.perf_counter()
+        with pytest.raises(InvalidRequest, match="longer than" if len(took_s) < 3 else "not tried again"):
+            runaway.render([USER])
+        took_s.append(time.perf_counter() - started_s)
+    assert max(took_s) < 2.0
+    assert took_s[-1] < 0.1
+
+
+def test_a_prompt_many_times_its_input_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="grew beyond"):
+        render("{% for i in range(2000) %}{{ messages[0].content * 1000 }}{% endfor %}")
 
 
 @pytest.mark.parametrize(
-    "name", ["messages", "tools", "chat_template", "tokenize", "__class__", "add_generation_prompt"]
+    ("files", "prompt"),
+    [
+        ({"chat_template.jinja": "file", "tokenizer_config.json": {"chat_template": "config"}}, "file"),
+        ({"tokenizer_config.json": {"chat_template": "config"}}, "config"),
+        ({"chat_template.json": {"chat_template": "other"}, "tokenizer_config.json": {}}, "other"),
+        (
+            {
+                "tokenizer_config.json": {
+                    "chat_template": [
+                        {"name": "tool_use", "template": "tools"},
+                        {"name": "default", "template": "plain{{ eos_token }}"},
+                    ],
+                    "eos_token": "</s>",
+                }
+            },
+            "plain</s>",
+        ),
+    ],
 )
-def test_options_cannot_take_the_place_of_what_the_engine_sets(name: str) -> None:
-    from basemlx.engine.chat.template import check_options
+def test_the_template_is_found_where_models_keep_it(
+    tmp_path: Path, files: dict[str, Any], prompt: str
+) -> None:
+    write_tokenizer(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    template = ChatTemplate.from_folder(tmp_path, Tokenizer.from_folder(tmp_path))
+    assert template is not None
+    assert template.render([USER]) == prompt
+    if prompt == "plain</s>":
+        assert template.render([USER], tools=[{"type": "function"}]) == "tools"
 
-    with pytest.raises(InvalidRequest, match="chat_template_kwargs"):
-        check_options({name: True})
-    with pytest.raises(InvalidRequest):
-        check_options({"ok": {"nested": 1}})
-    check_options({"enable_thinking": True, "effort": "low"})
+
+def test_a_model_without_a_template_has_none_and_a_monstrous_one_is_corrupt(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert ChatTemplate.from_folder(tmp_path, tokenizer) is None
+    (tmp_path / "chat_template.jinja").write_text("x" * (2**20 + 1))
+    with pytest.raises(ModelCorrupt, match="1 MiB"):
+        ChatTemplate.from_folder(tmp_path, tokenizer)
+
+
+def best_s(action: Callable[[], Any], times: int) -> float:
+    def once() -> float:
+        started_s = time.perf_counter()
+        action()
+        return time.perf_counter() - started_s
+
+    return min(once() for _ in range(times))
 
 
 def test_rendering_costs_well_under_a_millisecond() -> None:
-    template = ChatTemplate(CHAT_TEMPLATE)
-    template.render(USER)
-    started_s = time.perf_counter()
-    for _ in range(50):
-        template.render(USER)
-    assert (time.perf_counter() - started_s) / 50 < 2e-3
+    template = template_of(CHAT_TEMPLATE)
+    template.render([USER])
+    assert best_s(lambda: template.render([USER]), 50) < 1e-3

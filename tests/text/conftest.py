@@ -1,4 +1,4 @@
-"""Tokenizers of every kind that models come with: small ones made here, and Qwen3's and tiny's where they are at hand."""
+"""Tokenizers of every kind that models come with: small ones made here, Qwen3's and tiny's where they are at hand."""
 
 import json
 from collections.abc import Callable
@@ -33,15 +33,20 @@ def byte_level() -> HFTokenizer:
     return tokenizer
 
 
-def byte_fallback(*, strip: bool) -> HFTokenizer:
-    """SentencePiece BPE as Llama 2 (which strips one leading space) and Gemma (which does not) have it."""
+def byte_fallback(*, strip: bool, sign: bool = False) -> HFTokenizer:
+    """SentencePiece BPE as Llama 2 (which strips one leading space) and Gemma (which does not) have it; with `sign`,
+    spaces are brought back by a Metaspace step."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += sorted(set("▁".join(CORPUS).replace(" ", "▁")) - set("🙂👍🏽東")) + ["▁▁", "▁t", "▁th", "▁the"]
+    pieces += [*sorted(set("▁".join(CORPUS).replace(" ", "▁")) - set("🙂👍🏽東")), "▁▁", "▁t", "▁th", "▁the"]
     vocab = {piece: index for index, piece in enumerate(pieces)}
     merges = [("▁", "▁"), ("▁", "t"), ("▁t", "h"), ("▁th", "e")]
     tokenizer = HFTokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if strip else "never", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
+        prepend_scheme="first" if strip else "never", split=False
+    )
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if sign:
+        steps = [decoders.ByteFallback(), decoders.Metaspace()]
     tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strip else steps)
     tokenizer.add_special_tokens(["<s>", "</s>"])
     return tokenizer
@@ -51,7 +56,9 @@ def metaspace() -> HFTokenizer:
     tokenizer = HFTokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=120, show_progress=False, special_tokens=["<unk>"], unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, show_progress=False, special_tokens=["<unk>"], unk_token="<unk>"
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return tokenizer
 
@@ -60,7 +67,9 @@ def word_piece() -> HFTokenizer:
     tokenizer = HFTokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=160, show_progress=False, special_tokens=["[UNK]", "[SEP]"])
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=160, show_progress=False, special_tokens=["[UNK]", "[SEP]"]
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return tokenizer
 
@@ -86,6 +95,7 @@ BUILDERS: dict[str, Callable[[], HFTokenizer]] = {
     "byte_level": byte_level,
     "byte_fallback_strip": lambda: byte_fallback(strip=True),
     "byte_fallback": lambda: byte_fallback(strip=False),
+    "byte_fallback_sign": lambda: byte_fallback(strip=False, sign=True),
     "metaspace": metaspace,
     "word_piece": word_piece,
     "words": words,

@@ -57,7 +57,7 @@ def test_special_tokens_are_skipped_or_shown_as_asked() -> None:
 
 
 def test_token_bytes_of_a_character_join_to_its_utf8() -> None:
-    for kind in ("byte_level", "byte_fallback"):
+    for kind in ("byte_level", "byte_fallback", "byte_fallback_sign"):
         tokenizer = Tokenizer(BUILDERS[kind]())
         assert b"".join(map(tokenizer.token_bytes, tokenizer.encode("a 🚀"))) == "a 🚀".encode()
 

@@ -19,7 +19,9 @@ def fed(stop: tuple[str, ...], pieces: list[str]) -> tuple[str, str | None]:
             return shown, hit
         held = "".join(pieces[:end])[len(shown) :]
         prefixes = {pattern[:length] for pattern in stop for length in range(len(pattern))}
-        longest = max((held_back for held_back in prefixes if "".join(pieces[:end]).endswith(held_back)), key=len)
+        longest = max(
+            (held_back for held_back in prefixes if "".join(pieces[:end]).endswith(held_back)), key=len
+        )
         assert held == longest
     return shown + matcher.finish(), None
 

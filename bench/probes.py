@@ -1,0 +1,158 @@
+"""One measurement a process: `python bench/probes.py NAME '{"model": …}'` prints one JSON object on its last line.
+
+A process measures one engine only, so that imports, BLAS and thread pools of the two never mix. Tokens are counted,
+never assumed. Times are wall-clock seconds.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROMPT = "Write a 200-word story."
+
+
+def ours_stream(model: str, tokens: int, runs: int) -> dict[str, Any]:
+    """Decode rate of one stream through Engine, end tokens ignored."""
+    engine = _engine(model)
+    prompt = _prompt_ids(engine)
+    rates = []
+    for run in range(runs + 1):  # the first is for nothing
+        stream = engine.submit(_request(prompt, tokens, f"r{run}"))
+        started_s = first_s = 0.0
+        count = 0
+        for delta in stream:
+            count += len(delta.token_ids)
+            if not first_s:
+                first_s = started_s = time.perf_counter()
+                count = 0
+        rates.append(count / (time.perf_counter() - started_s))
+    engine.close()
+    return {"tok_s": statistics.median(rates[1:]), "all": rates[1:]}
+
+
+def theirs_stream(model: str, tokens: int, runs: int) -> dict[str, Any]:
+    """Decode rate of mlx_lm.stream_generate, as it comes: its own loading, precision and BLAS."""
+    import mlx_lm
+
+    loaded, tokenizer = mlx_lm.load(model)
+    tokenizer._eos_token_ids = set()  # go on past the end, as ours does
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": PROMPT}], add_generation_prompt=True)
+    rates = []
+    for _ in range(runs + 1):
+        started_s = 0.0
+        count = 0
+        for _response in mlx_lm.stream_generate(loaded, tokenizer, prompt, max_tokens=tokens):
+            count += 1
+            if not started_s:
+                started_s = time.perf_counter()
+                count = 0
+        rates.append(count / (time.perf_counter() - started_s))
+    return {"tok_s": statistics.median(rates[1:]), "all": rates[1:]}
+
+
+def prefix(model: str, prompt_tokens: int, runs: int) -> dict[str, Any]:
+    """Time to first token of a long prompt, new and repeated, through Engine."""
+    engine = _engine(model)
+    ratios, news, repeats = [], [], []
+    for run in range(runs):
+        prompt = _filler(prompt_tokens, run)
+        times = []
+        for again in range(2):
+            started_s = time.perf_counter()
+            with engine.submit(_request(prompt, 4, f"p{run}-{again}")) as stream:
+                next(stream)
+                times.append(time.perf_counter() - started_s)
+                list(stream)
+        news.append(times[0])
+        repeats.append(times[1])
+        ratios.append(times[1] / times[0])
+    engine.close()
+    return {
+        "new_s": statistics.median(news),
+        "repeat_s": statistics.median(repeats),
+        "ratio": statistics.median(ratios),
+    }
+
+
+def gaps(model: str, prompt_tokens: int) -> dict[str, Any]:
+    """Gaps between a running stream's tokens, before and while a long prompt is computed beside it."""
+    engine = _engine(model)
+    context = engine.models()[0].context_tokens
+    warm = _filler(64, 1)
+    list(engine.submit(_request(warm, 8, "warm")))
+    stamps: list[float] = []
+    stream = engine.submit(_request(_filler(32, 2), context - 64, "running"))
+    for _ in range(80):
+        next(stream)
+        stamps.append(time.perf_counter())
+    long_started_s = time.perf_counter()
+    other = engine.submit(_request(_filler(prompt_tokens, 3), 1, "long"))
+    for _delta in stream:
+        stamps.append(time.perf_counter())
+        if other.ended:
+            break
+    long_s = time.perf_counter() - long_started_s
+    finished = other.ended
+    stream.abort()
+    engine.close()
+    pairs = list(zip(stamps, stamps[1:], strict=False))
+    normal = sorted(b - a for a, b in pairs[10:] if b < long_started_s)
+    during = sorted(b - a for a, b in pairs if b >= long_started_s)
+    p99 = during[min(len(during) - 1, int(0.99 * len(during)))]
+    return {
+        "normal_ms": 1e3 * statistics.median(normal),
+        "during_median_ms": 1e3 * statistics.median(during),
+        "during_p99_ms": 1e3 * p99,
+        "during_max_ms": 1e3 * during[-1],
+        "gaps": len(during),
+        "prefill_s": long_s,
+        "prefill_finished": finished,
+        "ratio": p99 / statistics.median(normal),
+    }
+
+
+def _engine(model: str) -> Any:
+    from basemlx.engine.runtime import prepare
+
+    prepare(stand_alone=True)
+    from basemlx.engine.engine import Engine
+
+    engine = Engine()
+    engine.load("bench", folder=Path(model))
+    return engine
+
+
+def _prompt_ids(engine: Any) -> list[int]:
+    loaded = engine.loaded("bench")
+    text = loaded.template.render([{"role": "user", "content": PROMPT}])
+    ids: list[int] = loaded.tokenizer.encode(text)
+    return ids
+
+
+def _filler(count: int, seed: int) -> list[int]:
+    """Ordinary token ids, different for every seed from the first on."""
+    return [300 + (31 * seed + 7 * i + i * i // 5) % 2000 for i in range(count)]
+
+
+def _request(prompt: list[int], tokens: int, name: str) -> Any:
+    from basemlx.engine.types import GenerationRequest, SamplingParams
+
+    return GenerationRequest(
+        name, "bench", tuple(prompt), SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    )
+
+
+PROBES: dict[str, Callable[..., dict[str, Any]]] = {
+    "ours-stream": ours_stream,
+    "theirs-stream": theirs_stream,
+    "prefix": prefix,
+    "gaps": gaps,
+}
+
+if __name__ == "__main__":
+    result = PROBES[sys.argv[1]](**json.loads(sys.argv[2]))
+    print(json.dumps(result))

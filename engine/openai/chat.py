@@ -1,0 +1,92 @@
+"""OutputDeltas to chat.completion.chunk objects, exactly in OpenAI's shape.
+
+For each choice: a first chunk with the role, one for every piece of text, a last one with the finish reason. Reasoning
+goes into `reasoning_content`, and into `reasoning`, as half of the clients read the one and half the other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from basemlx.engine.chat.parser import OutputParser
+from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
+from basemlx.engine.openai.logprobs import chat_logprobs
+from basemlx.engine.text.tokenizer import Tokenizer
+from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
+
+
+@dataclass(slots=True)
+class _Choice:
+    parser: OutputParser
+    has_role: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
+
+
+class ChatChunks:
+    """A ChunkMaker for one chat request. `make_parser` gives each choice its own parser."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        tokenizer: Tokenizer,
+        make_parser: Callable[[], OutputParser],
+        *,
+        include_usage: bool,
+    ) -> None:
+        self.include_usage = include_usage
+        self._identity = identity
+        self._tokenizer = tokenizer
+        self._make_parser = make_parser
+        self._choices: dict[int, _Choice] = {}
+        self._num_reasoning_tokens = 0
+
+    def push(self, prompt_index: int, delta: OutputDelta) -> list[Chunk]:
+        choice = self._choices.get(delta.index)
+        if choice is None:
+            choice = self._choices[delta.index] = _Choice(self._make_parser())
+        chunks = []
+        if not choice.has_role:
+            choice.has_role = True
+            chunks.append(self._chunk(delta.index, {"role": "assistant", "content": ""}))
+        was_reasoning = choice.parser.in_reasoning
+        parts = choice.parser.push(delta.text)
+        if was_reasoning or choice.parser.in_reasoning:
+            self._num_reasoning_tokens += len(delta.token_ids)
+        else:
+            choice.logprobs += delta.logprobs
+        if delta.finish_reason is not None:
+            parts += choice.parser.finish()
+        for part in parts:
+            if part.kind == "content":
+                chunks.append(self._chunk(delta.index, {"content": part.text}, self._take_logprobs(choice)))
+            else:
+                reasoning = {"reasoning_content": part.text, "reasoning": part.text}
+                chunks.append(self._chunk(delta.index, reasoning))
+        if delta.finish_reason is not None:
+            rest = self._take_logprobs(choice)
+            chunks.append(self._chunk(delta.index, {}, rest, delta.finish_reason))
+        return chunks
+
+    def finish(self, usages: Sequence[Usage]) -> list[Chunk]:
+        if not self.include_usage:
+            return []
+        return [self._identity.chunk([]) | {"usage": usage_dict(usages, self._num_reasoning_tokens)}]
+
+    def _take_logprobs(self, choice: _Choice) -> Chunk | None:
+        if not choice.logprobs:
+            return None
+        taken, choice.logprobs = choice.logprobs, []
+        return chat_logprobs(self._tokenizer, taken)
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        logprobs: Chunk | None = None,
+        finish_reason: str | None = None,
+    ) -> Chunk:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        chunk = self._identity.chunk([choice])
+        if self.include_usage:
+            chunk["usage"] = None
+        return chunk

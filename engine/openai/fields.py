@@ -1,0 +1,162 @@
+"""Typed, bounded reading of a request's fields. Strict: true is not 1, "1" is not 1, 1.0 is not a count.
+
+Null equals absent. What is wrong raises InvalidRequest whose `param` is the field's JSON path. Fields that nobody read
+are known afterwards, to be named to the caller.
+"""
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from basemlx.engine.errors import InvalidRequest
+
+MAX_IGNORED_NAMES = 32
+_HUGE = 2**64
+_SHOWABLE = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
+
+
+class Fields:
+    """One object of the request. `path` is where it lies, "" for the body itself."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self._values = values
+        self._path = path
+        self._read: set[str] = set()
+
+    def path_of(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def get(self, name: str) -> Any:
+        """The value as it is, None if absent or null."""
+        self._read.add(name)
+        return self._values.get(name)
+
+    def ignored(self) -> tuple[str, ...]:
+        """Paths of fields that have a value and were never read. Names unfit for a header are left out."""
+        names = [name for name, value in self._values.items() if value is not None and name not in self._read]
+        showable = [name for name in names if _SHOWABLE.fullmatch(str(name))]
+        return tuple(self.path_of(name) for name in showable[:MAX_IGNORED_NAMES])
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false", value)
+        return value
+
+    def integer(self, name: str, low: int = -_HUGE, high: int = _HUGE) -> int | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        return checked_integer(value, self.path_of(name), low, high)
+
+    def number(self, name: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        return checked_number(value, self.path_of(name), low, high)
+
+    def string(self, name: str, *, max_characters: int, choices: Collection[str] = ()) -> str | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        text = checked_text(value, self.path_of(name))
+        if len(text) > max_characters:
+            raise InvalidRequest(
+                f"{self.path_of(name)} must have at most {max_characters} characters, not {len(text)}.",
+                param=self.path_of(name),
+            )
+        if choices and text not in choices:
+            shown = ", ".join(choices)
+            raise InvalidRequest(f"{self.path_of(name)} must be one of {shown}.", param=self.path_of(name))
+        return text
+
+    def array(self, name: str, max_items: int) -> list[Any] | None:
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple):
+            raise self._wrong(name, "a list", value)
+        if len(value) > max_items:
+            raise InvalidRequest(
+                f"{self.path_of(name)} must have at most {max_items} items, not {len(value)}.",
+                param=self.path_of(name),
+            )
+        return list(value)
+
+    def object(self, name: str) -> "Fields | None":
+        value = self.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise self._wrong(name, "an object", value)
+        return Fields(value, self.path_of(name))
+
+    def _wrong(self, name: str, wanted: str, value: Any) -> InvalidRequest:
+        return wrong_type(self.path_of(name), wanted, value)
+
+
+def checked_integer(value: Any, path: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_type(path, "a whole number", value)
+    if not low <= value <= high:
+        raise _out_of_range(path, low, high)
+    return value
+
+
+def checked_number(value: Any, path: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_type(path, "a number", value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidRequest(f"{path} must be a finite number.", param=path)
+    if not low <= number <= high:
+        raise _out_of_range(path, low, high)
+    return number
+
+
+def checked_text(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise wrong_type(path, "a string", value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(
+                f"{path} holds a lone surrogate, which is not valid Unicode.", param=path
+            ) from None
+    return value
+
+
+def checked_object(value: Any, path: str) -> Fields:
+    if not isinstance(value, Mapping):
+        raise wrong_type(path, "an object", value)
+    return Fields(value, path)
+
+
+def wrong_type(path: str, wanted: str, value: Any) -> InvalidRequest:
+    return InvalidRequest(f"{path} must be {wanted}, not {_kind(value)}.", param=path)
+
+
+def _out_of_range(path: str, low: float, high: float) -> InvalidRequest:
+    if high in (math.inf, _HUGE):
+        return InvalidRequest(f"{path} must be at least {low}.", param=path)
+    return InvalidRequest(f"{path} must be between {low} and {high}.", param=path)
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number" if isinstance(value, int) else "a fraction"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list | tuple) else "an object"

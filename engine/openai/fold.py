@@ -1,0 +1,91 @@
+"""Chunks to the one response of a request that is not streamed: each chunk is added to what the ones before made.
+
+There is no other way to a whole response, so a streamed and an unstreamed one cannot differ.
+"""
+
+from typing import Any, Protocol
+
+from basemlx.engine.openai.chunks import Chunk
+
+
+class Fold(Protocol):
+    def add(self, chunk: Chunk) -> None: ...
+    def response(self) -> dict[str, Any]: ...
+
+
+class _Head:
+    """What is common: the identity of the first chunk, choices by index, the usage that came last."""
+
+    def __init__(self, object_name: str) -> None:
+        self._head: Chunk = {"object": object_name}
+        self._usage: Chunk | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        if "id" not in self._head:
+            self._head = {
+                name: chunk[name] for name in ("id", "object", "created", "model", "system_fingerprint")
+            } | {"object": self._head["object"]}
+        self._usage = chunk.get("usage") or self._usage
+
+    def response(self, choices: dict[int, Chunk]) -> dict[str, Any]:
+        ordered = [choices[index] for index in sorted(choices)]
+        return {**self._head, "choices": ordered, "usage": self._usage}
+
+
+class ChatFold:
+    def __init__(self) -> None:
+        self._head = _Head("chat.completion")
+        self._texts: dict[int, dict[str, list[str]]] = {}
+        self._choices: dict[int, Chunk] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        self._head.add(chunk)
+        for part in chunk["choices"]:
+            index = part["index"]
+            choice = self._choices.setdefault(
+                index, {"index": index, "message": {}, "logprobs": None, "finish_reason": None}
+            )
+            texts = self._texts.setdefault(index, {"content": []})
+            for name, value in part["delta"].items():
+                if name == "role":
+                    choice["message"]["role"] = value
+                else:
+                    texts.setdefault(name, []).append(value)
+            if part["logprobs"] is not None:
+                if choice["logprobs"] is None:
+                    choice["logprobs"] = {"content": [], "refusal": None}
+                choice["logprobs"]["content"] += part["logprobs"]["content"]
+            choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
+
+    def response(self) -> dict[str, Any]:
+        for index, choice in self._choices.items():
+            texts = {name: "".join(pieces) for name, pieces in self._texts[index].items()}
+            choice["message"] = {"role": "assistant", **choice["message"], **texts, "refusal": None}
+        return self._head.response(self._choices)
+
+
+class CompletionFold:
+    def __init__(self) -> None:
+        self._head = _Head("text_completion")
+        self._texts: dict[int, list[str]] = {}
+        self._choices: dict[int, Chunk] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        self._head.add(chunk)
+        for part in chunk["choices"]:
+            index = part["index"]
+            choice = self._choices.setdefault(
+                index, {"index": index, "text": "", "logprobs": None, "finish_reason": None}
+            )
+            self._texts.setdefault(index, []).append(part["text"])
+            if part["logprobs"] is not None:
+                if choice["logprobs"] is None:
+                    choice["logprobs"] = {name: [] for name in part["logprobs"]}
+                for name, values in part["logprobs"].items():
+                    choice["logprobs"][name] += values
+            choice["finish_reason"] = part["finish_reason"] or choice["finish_reason"]
+
+    def response(self) -> dict[str, Any]:
+        for index, choice in self._choices.items():
+            choice["text"] = "".join(self._texts[index])
+        return self._head.response(self._choices)

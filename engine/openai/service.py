@@ -1,0 +1,254 @@
+"""OpenAI requests against an engine: validate, render, encode, submit. What comes back is a Turn.
+
+Everything here is CPU work of milliseconds and blocks: call it off the event loop. Bounds come before work: a text of
+megabytes is refused after reading as much of it as the model's context could hold. Knows no HTTP.
+"""
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from basemlx.engine.chat.reasoning import ReasoningParser, reasoning_is_open
+from basemlx.engine.chat.template import ChatTemplate
+from basemlx.engine.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from basemlx.engine.openai.chat import ChatChunks
+from basemlx.engine.openai.chat_request import ChatRequest, chat_request
+from basemlx.engine.openai.chunks import Identity, fingerprint
+from basemlx.engine.openai.completion_request import Prompt, completion_request
+from basemlx.engine.openai.completions import CompletionChunks
+from basemlx.engine.openai.fold import ChatFold, CompletionFold
+from basemlx.engine.openai.parameters import RequestOptions
+from basemlx.engine.openai.turn import DeltaStream, Turn
+from basemlx.engine.text.tokenizer import Tokenizer
+from basemlx.engine.types import GenerationRequest, ModelInfo, SamplingParams
+
+LONG_TEXT_CHARACTERS_PER_TOKEN = 6
+"""A text with more characters than this for each token of the context is likely too long, and is counted first."""
+
+
+class Loaded(Protocol):
+    """A model in memory, as far as it is used here."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def template(self) -> ChatTemplate | None: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context_tokens(self) -> int: ...
+    @property
+    def generation_defaults(self) -> Mapping[str, float | int]: ...
+
+
+class EngineLike(Protocol):
+    """The engine, as far as it is used here."""
+
+    def loaded(self, name: str) -> Loaded: ...
+    def models(self) -> Sequence[ModelInfo]: ...
+    def submit(self, request: GenerationRequest) -> DeltaStream: ...
+
+
+class OpenAIService:
+    """Safe to use from any thread. Raises BaseMLXError."""
+
+    def __init__(self, engine: EngineLike, *, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def chat(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
+        """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
+        request = chat_request(body)
+        options = request.options
+        loaded = self._engine.loaded(options.model)
+        prompt, is_open = _render(request, loaded)
+        add_special_tokens = bool(options.add_special_tokens)  # templates bring their own
+        token_ids = tuple(loaded.tokenizer.encode(prompt, add_special_tokens=add_special_tokens))
+        response_id = f"chatcmpl-{uuid.uuid4().hex}"
+        sampling = _checked_sampling(options, loaded)
+        _check_room(token_ids, options, loaded, "messages")
+        request_id = request_id or response_id
+        streams = self._submit([token_ids], sampling, options, request_id)
+        maker = ChatChunks(
+            self._identity(response_id, "chat.completion.chunk", loaded),
+            loaded.tokenizer,
+            lambda: ReasoningParser(is_open=is_open),
+            include_usage=options.include_usage,
+        )
+        return Turn(request_id, streams, maker, ChatFold(), stream=options.stream, ignored=options.ignored)
+
+    def completion(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
+        """Submits a text completion, one request of the engine for each prompt."""
+        request = completion_request(body)
+        options = request.options
+        loaded = self._engine.loaded(options.model)
+        sampling = _checked_sampling(options, loaded)
+        prompts = [
+            _encode_prompt(
+                prompt, options, loaded, "prompt" if len(request.prompts) == 1 else f"prompt[{index}]"
+            )
+            for index, prompt in enumerate(request.prompts)
+        ]
+        for token_ids in prompts:
+            _check_room(token_ids, options, loaded, "prompt")
+        echoes = [_text_of(prompt, loaded) for prompt in request.prompts] if request.echo else None
+        response_id = f"cmpl-{uuid.uuid4().hex}"
+        request_id = request_id or response_id
+        streams = self._submit(prompts, sampling, options, request_id)
+        maker = CompletionChunks(
+            self._identity(response_id, "text_completion", loaded),
+            loaded.tokenizer,
+            num_choices=sampling.n,
+            echoes=echoes,
+            include_usage=options.include_usage,
+        )
+        return Turn(
+            request_id, streams, maker, CompletionFold(), stream=options.stream, ignored=options.ignored
+        )
+
+    def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [_model_entry(info) for info in self._engine.models()]}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One entry of `models`. Raises ModelNotFound."""
+        for info in self._engine.models():
+            if info.name == name:
+                return _model_entry(info)
+        raise ModelNotFound(f"The model {name[:200]!r} does not exist. See /v1/models.", param="model")
+
+    def _submit(
+        self,
+        prompts: Sequence[tuple[int, ...]],
+        sampling: SamplingParams,
+        options: RequestOptions,
+        request_id: str,
+    ) -> list[DeltaStream]:
+        """One stream a prompt, or none at all."""
+        streams: list[DeltaStream] = []
+        try:
+            for index, token_ids in enumerate(prompts):
+                request = GenerationRequest(
+                    request_id=request_id if len(prompts) == 1 else f"{request_id}-{index}",
+                    model=options.model,
+                    prompt_token_ids=token_ids,
+                    sampling=sampling,
+                    timeout_s=options.timeout_s,
+                    priority=options.priority,
+                    cache_salt=options.cache_salt,
+                    skip_special_tokens=options.skip_special_tokens,
+                )
+                streams.append(self._submit_one(request))
+        except BaseException:
+            for stream in streams:
+                stream.abort()
+            raise
+        return streams
+
+    def _submit_one(self, request: GenerationRequest) -> DeltaStream:
+        """Clients choose request ids and send them again when they retry; the engine wants each once at a time."""
+        try:
+            return self._engine.submit(request)
+        except InvalidRequest as error:
+            if error.param != "request_id":
+                raise
+        return self._engine.submit(
+            replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}")
+        )
+
+    def _identity(self, response_id: str, object_name: str, loaded: Loaded) -> Identity:
+        return Identity(
+            response_id, object_name, int(self._clock()), loaded.info.name, fingerprint(loaded.info)
+        )
+
+
+def _render(request: ChatRequest, loaded: Loaded) -> tuple[str, bool]:
+    """The prompt, and whether it leaves a block of reasoning open."""
+    if loaded.template is None:
+        raise InvalidRequest(
+            f"The model {loaded.info.name!r} has no chat template, so it cannot chat; /v1/completions works.",
+            param="model",
+        )
+    _check_length([message["content"] or "" for message in request.messages], loaded, "messages")
+    prompt = loaded.template.render(
+        request.messages,
+        add_generation_prompt=request.add_generation_prompt,
+        continue_final_message=request.continue_final_message,
+        **request.template_kwargs,
+    )
+    if not prompt:
+        raise InvalidRequest(
+            "The model's chat template made an empty prompt of these messages.", param="messages"
+        )
+    _check_length([prompt], loaded, "messages")
+    continued = request.messages[-1]["content"] if request.continue_final_message else ""
+    return prompt, reasoning_is_open(prompt, continued=continued)
+
+
+def _encode_prompt(prompt: Prompt, options: RequestOptions, loaded: Loaded, path: str) -> tuple[int, ...]:
+    if not isinstance(prompt, str):
+        if max(prompt) >= loaded.vocab_size:
+            raise InvalidRequest(f"The token ids of {path} must be below {loaded.vocab_size}.", param=path)
+        return prompt
+    _check_length([prompt], loaded, path)
+    add_special_tokens = options.add_special_tokens is not False
+    return tuple(loaded.tokenizer.encode(prompt, add_special_tokens=add_special_tokens))
+
+
+def _text_of(prompt: Prompt, loaded: Loaded) -> str:
+    return prompt if isinstance(prompt, str) else loaded.tokenizer.decode(prompt)
+
+
+def _checked_sampling(options: RequestOptions, loaded: Loaded) -> SamplingParams:
+    """With the model's defaults, and token ids that the model has."""
+    sampling = options.sampling_for(loaded.generation_defaults)
+    for name, token_ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_token_ids)):
+        if any(token_id >= loaded.vocab_size for token_id in token_ids):
+            raise InvalidRequest(f"The token ids of {name} must be below {loaded.vocab_size}.", param=name)
+    return sampling
+
+
+def _check_length(texts: Sequence[str], loaded: Loaded, path: str) -> None:
+    """Refuses early what is surely too long, without encoding all of it."""
+    if sum(map(len, texts)) <= LONG_TEXT_CHARACTERS_PER_TOKEN * loaded.context_tokens:
+        return
+    if loaded.tokenizer.is_longer_than(texts, loaded.context_tokens):
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {loaded.context_tokens} tokens, and {path} alone has more. "
+            "Shorten it.",
+            param=path,
+        )
+
+
+def _check_room(token_ids: Sequence[int], options: RequestOptions, loaded: Loaded, path: str) -> None:
+    """Prompt and answer have to fit; without max_tokens the answer may take what is left, at least one token."""
+    if not token_ids:
+        raise InvalidRequest("The prompt has no tokens.", param=path)
+    room = loaded.context_tokens - len(token_ids)
+    wanted = options.sampling.max_tokens
+    if room >= (wanted or 1):
+        return
+    asked = "" if wanted is None else f" and {wanted} more are asked for"
+    raise ContextLengthExceeded(
+        f"This model's maximum context length is {loaded.context_tokens} tokens, but {path} has {len(token_ids)}"
+        f"{asked}. Shorten it or ask for fewer tokens.",
+        param=path if room < 1 else options.max_tokens_name,
+    )
+
+
+def _model_entry(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": info.created_s,
+        "owned_by": "basemlx",
+        "loaded": info.loaded,
+        "context_length": info.context_tokens,
+        "size_bytes": info.size_bytes,
+        "quantization": info.quantization,
+        "model_type": info.model_type,
+    }

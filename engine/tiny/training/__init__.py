@@ -1,0 +1,1 @@
+"""How the built-in model is made: text from a generator, a tokenizer, training, export and evaluation. See README.md."""

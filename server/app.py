@@ -1,0 +1,91 @@
+"""The ASGI application: layers and routes put together. The order of the layers is the order in which they decide.
+
+RequestContext      id, access log, HTTP metrics
+CloseWhileDraining  Connection: close once the server is stopping
+UnreadBody          answers given before the body was read
+ErrorEnvelope       whatever is raised below, as OpenAI's JSON
+Security            Host, Origin, API key
+Admission           503 while draining
+BodyLimits          kind, size and pace of the body
+routes
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from basemlx.engine.errors import BaseMLXError
+from basemlx.server.body import BodyLimits, UnreadBody
+from basemlx.server.context import RequestContext
+from basemlx.server.envelope import ErrorEnvelope
+from basemlx.server.errors import MethodNotAllowed, RouteNotFound
+from basemlx.server.lifecycle import Admission, CloseWhileDraining, Lifecycle
+from basemlx.server.metrics import Metrics
+from basemlx.server.pool import WorkPool
+from basemlx.server.responses import encode_json
+from basemlx.server.routes.generation import generation_routes
+from basemlx.server.routes.models import model_routes
+from basemlx.server.routes.status import status_routes
+from basemlx.server.security import Security
+from basemlx.server.service import Service, Watched
+from basemlx.server.settings import ServerSettings
+
+
+def create_app(
+    service: Service,
+    settings: ServerSettings,
+    *,
+    engine: Watched,
+    metrics: Metrics | None = None,
+    lifecycle: Lifecycle | None = None,
+    port: int | None = None,
+) -> Starlette:
+    """The application over `service`. `engine` is what `/health` and `/metrics` look at; `metrics` is what the engine's
+    observer writes to; `port` the port really bound, where `settings.port` is 0. Call it where the event loop will run
+    or before: it starts nothing but idle threads."""
+    metrics = metrics or Metrics()
+    metrics.watch(engine)
+    lifecycle = lifecycle or Lifecycle()
+    pool = WorkPool(settings.worker_threads)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        pool.close()
+
+    return Starlette(
+        routes=[
+            *generation_routes(service, settings, lifecycle, pool),
+            *model_routes(service, pool),
+            *status_routes(engine, lifecycle, metrics),
+        ],
+        middleware=[
+            Middleware(RequestContext, metrics),
+            Middleware(CloseWhileDraining, lifecycle),
+            Middleware(UnreadBody),
+            Middleware(ErrorEnvelope),
+            Middleware(Security, settings, settings.port if port is None else port),
+            Middleware(Admission, lifecycle),
+            Middleware(BodyLimits, settings),
+        ],
+        exception_handlers={HTTPException: _routing_error},
+        lifespan=lifespan,
+    )
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """What Starlette's router raises: no such path, or not with that method."""
+    assert isinstance(error, HTTPException)
+    answer: BaseMLXError
+    if error.status_code == 405:
+        answer = MethodNotAllowed(f"{request.scope['method'][:16]} is not allowed here.")
+    else:
+        answer = RouteNotFound("There is nothing under this path. GET / lists what there is.")
+    return Response(
+        encode_json(answer.envelope()), answer.status, headers=error.headers, media_type="application/json"
+    )

@@ -1,0 +1,95 @@
+"""`basemlx serve`: bind, load, serve, drain. The socket comes first, so that a port in use costs no model load."""
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from basemlx.engine.config import EngineConfig
+from basemlx.server.logs import configure, server_logger
+from basemlx.server.serve import Server, bind, exit_at_once, url_of
+from basemlx.server.settings import ServerSettings
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+def serve(
+    settings: ServerSettings, config: EngineConfig, *, models: Sequence[str], log_level: str, started_s: float
+) -> None:
+    """Returns when drained. Raises SettingsError, and BaseMLXError if a model cannot be loaded."""
+    configure(log_level)
+    with bind(settings) as listener:
+        _warn(settings)
+        from basemlx.engine.runtime import prepare
+
+        prepare(stand_alone=True)
+        from basemlx.engine.engine import Engine
+        from basemlx.engine.openai.service import OpenAIService
+        from basemlx.server.app import create_app
+        from basemlx.server.commands.terminal import load_progress
+        from basemlx.server.lifecycle import Lifecycle
+        from basemlx.server.metrics import Metrics
+
+        metrics, lifecycle = Metrics(), Lifecycle()
+        engine = Engine(config, observer=metrics.observe_finished)
+        names = []
+        for model in dict.fromkeys(models):
+            with load_progress(model) as progress:
+                names.append(engine.load(model, progress=progress).name)
+        url = url_of(settings, listener)
+
+        def ready() -> None:
+            took_s = time.monotonic() - started_s
+            kind = "model" if len(names) == 1 else "models"
+            print(f"basemlx ready on {url} ({kind} {', '.join(names)}, {took_s:.1f} s)", flush=True)
+
+        app = create_app(
+            OpenAIService(engine),
+            settings,
+            engine=engine,
+            metrics=metrics,
+            lifecycle=lifecycle,
+            port=listener.getsockname()[1],
+        )
+        server_logger.info("%s", _summary(settings, config, url))
+        server = Server(app, settings, lifecycle, on_ready=ready)
+        server.run(sockets=[listener])
+        _close(engine, server)
+
+
+def _close(engine: "object", server: Server) -> None:
+    """Ends the engine's thread; if that is stuck, or a second signal asked for it, ends the process without it."""
+    if server.was_forced is not None:
+        server_logger.warning("stopped at once")
+        sys.stdout.flush()
+        exit_at_once(128 + server.was_forced)
+    closing = threading.Thread(target=engine.close, daemon=True)  # type: ignore[attr-defined]
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
+    if closing.is_alive():
+        server_logger.error("the engine did not stop in %d s", CLOSE_TIMEOUT_S)
+        exit_at_once(0)
+    server_logger.info("stopped")
+
+
+def _warn(settings: ServerSettings) -> None:
+    if settings.is_loopback:
+        return
+    if not settings.needs_key:
+        server_logger.warning("--insecure-no-auth: anyone who reaches %s can use this server", settings.host)
+    if not settings.allowed_hosts:
+        server_logger.warning(
+            "clients must call this server as localhost or by its address; allow other names with --allowed-host"
+        )
+
+
+def _summary(settings: ServerSettings, config: EngineConfig, url: str) -> str:
+    """The limits in force, as SECURITY.md lists them."""
+    return (
+        f"listening url={url} auth={'key' if settings.needs_key else 'off'} "
+        f"allowed_hosts={','.join(('loopback', *settings.allowed_hosts))} "
+        f"allowed_origins={','.join(settings.allowed_origins) or 'none'} body_bytes={settings.max_body_bytes} "
+        f"header_bytes={settings.max_header_bytes} connections={settings.max_connections} "
+        f"sequences={config.max_num_sequences} waiting={config.max_waiting} deadline_s={config.request_timeout_s:g} "
+        f"drain_s={settings.drain_timeout_s:g}"
+    )

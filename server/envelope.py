@@ -1,0 +1,41 @@
+"""Turns whatever is raised below into OpenAI's error envelope. Knows the error tree, no route."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from basemlx.engine.errors import BaseMLXError
+from basemlx.server.context import record_of
+from basemlx.server.errors import ClientLeft
+from basemlx.server.logs import log_exception
+from basemlx.server.responses import internal_error, send_error
+
+
+class ErrorEnvelope:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+            return
+        except ClientLeft:
+            return  # nobody to answer; the access log says 499
+        except BaseMLXError as error:
+            answer = error
+        except Exception as error:
+            request_id = record_of(scope).request_id
+            log_exception("a request failed", request_id, error)
+            answer = internal_error(request_id)
+            if started:
+                raise  # the answer was broken off: the connection has to be closed
+        if not started:
+            await send_error(send, answer)
