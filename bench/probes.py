@@ -4,6 +4,7 @@ A process measures one engine only, so that imports, BLAS and thread pools of th
 never assumed. Times are wall-clock seconds.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -99,7 +100,7 @@ def gaps(model: str, prompt_tokens: int) -> dict[str, Any]:
     finished = other.ended
     stream.abort()
     engine.close()
-    pairs = list(zip(stamps, stamps[1:], strict=False))
+    pairs = list(itertools.pairwise(stamps))
     normal = sorted(b - a for a, b in pairs[10:] if b < long_started_s)
     during = sorted(b - a for a, b in pairs if b >= long_started_s)
     p99 = during[min(len(during) - 1, int(0.99 * len(during)))]

@@ -216,10 +216,10 @@ def _with_float32_scales(model: Path, target: Path) -> str:
 
 def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [
-            line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")
-        ]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
     packages = ("mlx", "mlx-lm", "basemlx")
     return {
@@ -242,9 +242,8 @@ def table(rows: list[Row], facts: dict[str, Any]) -> str:
     ]
     for row in rows:
         verdict = "ok" if row.ok else "MISSED"
-        lines.append(
-            f"{row.what:{width}}  {row.blas:8}  {row.ours:>16}  {row.theirs:>14}  {row.value:7.2f}  {row.must:8} {verdict}"
-        )
+        figures = f"{row.ours:>16}  {row.theirs:>14}  {row.value:7.2f}  {row.must:8}"
+        lines.append(f"{row.what:{width}}  {row.blas:8}  {figures} {verdict}")
     return "\n".join(lines)
 
 

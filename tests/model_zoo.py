@@ -1,9 +1,9 @@
 """Small random-weight models on disk, as mlx-lm's converter would have written them, for tests that need a real one.
 
 Each has real layers of its architecture, a real byte-level BPE tokenizer, a chat template, config.json,
-generation_config.json and safetensors; none is larger than 1 MB and each takes well under a second to write. Logits are wider
-than the tokenizer (VOCAB_SIZE against about 300 entries), as in most published models. What they say is noise, but
-deterministic noise: weights come from `seed`.
+generation_config.json and safetensors; none is larger than 1 MB and each takes well under a second to write. Logits are
+wider than the tokenizer (VOCAB_SIZE against about 300 entries), as in most published models. What they say is noise,
+but deterministic noise: weights come from `seed`.
 """
 
 import importlib
@@ -129,8 +129,9 @@ def write_model(
 ) -> Path:
     """Writes a model of one of CONFIGS into `folder` (made if missing) and returns it.
 
-    `bits` 4 or 8 quantises (group size 32) as published models are; `dtype` is that of the weights, or of the scales and
-    norms of a quantised model ("bfloat16" is what is published); `shards` above 1 splits the weights and writes an index.
+    `bits` 4 or 8 quantises (group size 32) as published models are; `dtype` is that of the weights, or of the scales
+    and norms of a quantised model ("bfloat16" is what is published); `shards` above 1 splits the weights and writes an
+    index.
     """
     folder.mkdir(parents=True, exist_ok=True)
     eos_token_id = write_tokenizer(folder)

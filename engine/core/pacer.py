@@ -48,6 +48,12 @@ class PrefillPacer:
         spare_s = max(budget_s - self._fixed_s, FLAT_SHARE * self._fixed_s)
         return max(1, min(self._max, int(spare_s / self._token_s)))
 
+    def prefers_one_forward(self, tokens_in_one: int, tokens_in_two: int) -> bool:
+        """Whether one forward of so many tokens costs no more than two that have fewer between them."""
+        if self._token_s is None:
+            return True
+        return (tokens_in_one - tokens_in_two) * self._token_s <= self._fixed_s
+
     def observe(self, elapsed_s: float, prefill_tokens: int, decoding: bool) -> None:
         """A step took `elapsed_s` and held so many prompt tokens beside its decoding rows (if any)."""
         if not prefill_tokens:
@@ -66,4 +72,3 @@ class PrefillPacer:
         token_share = prefill_tokens * self._token_s / expected_s
         self._token_s += error_s * token_share / prefill_tokens
         self._fixed_s += error_s * (1.0 - token_share)
-

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from basemlx.engine.core.batch import Batch, Span
 from basemlx.engine.core.sequence import Sequence
@@ -38,8 +38,7 @@ class Launched:
             if self.marker is not None:
                 mx.eval(self.marker)
             return []
-        tokens: list[int] = self.sampled.tokens.tolist()
-        return tokens
+        return cast("list[int]", self.sampled.tokens.tolist())
 
     def logprobs(self, index: int) -> TokenLogprob | None:
         return None if self.sampled is None else self.sampled.logprobs(index)

@@ -259,9 +259,7 @@ class ModelWorker:
         if not self.has_work:
             assert self._rows.num_rows == 0, f"{self._rows.num_rows} rows are open while nothing runs"
             assert not self._leases, "a sequence was admitted and got no row"
-            assert self.prefix_cache.num_leases == 0, (
-                "a lease is held while nothing runs"
-            )
+            assert self.prefix_cache.num_leases == 0, "a lease is held while nothing runs"
 
     @property
     def kv_bytes(self) -> int:
