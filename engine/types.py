@@ -7,9 +7,12 @@ Ranges are checked here too (`SamplingParams.__post_init__`), so that a caller i
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from basemlx.engine.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from basemlx.engine.core.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -93,7 +96,8 @@ class GenerationRequest:
 
     `timeout_s` counts from submission, waiting included. A higher `priority` is admitted earlier. `cache_salt`
     keeps the prefix cache of callers with different salts apart. `skip_special_tokens` False keeps control tokens
-    in the text (output parsers of some model families read them).
+    in the text (output parsers of some model families read them). Every choice stays within `constraint`, a grammar
+    compiled for the model's vocabulary, and ends when it does.
     """
 
     request_id: str
@@ -104,6 +108,7 @@ class GenerationRequest:
     priority: int = 0
     cache_salt: str = ""
     skip_special_tokens: bool = True
+    constraint: "Constraint | None" = None
 
     def __repr__(self) -> str:
         """Without the prompt: a request may be logged, its text may not."""

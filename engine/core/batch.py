@@ -7,7 +7,7 @@ from basemlx.engine.core.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """`count` tokens of a sequence from position `start` on. A prefill span samples nothing."""
+    """`count` tokens of a sequence from position `start` on."""
 
     sequence: Sequence
     start: int
@@ -16,10 +16,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The spans of one step: prompt chunks in one forward, then every decoding row in another."""
+    """The spans of one step: prompt chunks, which yield no logits, then all decoding rows in one forward.
+
+    A decode span is the row's newest token, or several that are known already (the grammar forced them); its row is
+    sampled where the span reaches the last token there is. A row may have a span in both.
+    """
 
     prefill: tuple[Span, ...] = ()
-    decode: tuple[Sequence, ...] = ()
+    decode: tuple[Span, ...] = ()
 
     @property
     def prefill_tokens(self) -> int:

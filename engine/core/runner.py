@@ -24,21 +24,36 @@ PROBE_ROW = 0  # sequence ids start at 1
 
 
 @dataclass(slots=True)
+class Forward:
+    """A step whose tokens have not been sampled yet.
+
+    `spans` are the decoding rows in the order of `logits` [B, T, V]; `ready` are the indices of those that may be
+    sampled, since their span reaches the last token there is.
+    """
+
+    batch: Batch
+    spans: list[Span]
+    ready: list[int]
+    logits: mx.array | None
+    marker: mx.array | None  # what to wait for where nothing is sampled
+
+
+@dataclass(slots=True)
 class Launched:
     """A step on its way. `decode` holds (sequence, its epoch at launch) in the order of the sampled tokens."""
 
     batch: Batch
     decode: list[tuple[Sequence, int]]
     sampled: Sampled | None
-    marker: mx.array | None  # what to wait for where nothing was sampled
+    marker: mx.array | None
 
     def wait(self) -> list[int]:
-        """Blocks until the device is done; the sampled token of each decoding row."""
+        """Blocks until the device is done; the sampled token of each row of `decode`."""
         if self.sampled is None:
             if self.marker is not None:
                 mx.eval(self.marker)
             return []
-        return cast("list[int]", self.sampled.tokens.tolist())
+        return cast(list[int], self.sampled.tokens.tolist())
 
     def logprobs(self, index: int) -> TokenLogprob | None:
         return None if self.sampled is None else self.sampled.logprobs(index)
@@ -52,23 +67,46 @@ class ModelRunner:
         self.rows = rows
         self._previous: Launched | None = None
 
-    def launch(self, batch: Batch) -> Launched:
-        """Starts the step and returns at once. Prompt chunks come first, so that their rows' memory is settled."""
+    def forward(self, batch: Batch) -> Forward:
+        """Starts the step's forwards and returns at once. Prompt chunks come first, so that their rows' memory is
+        settled."""
         marker = self._prefill(batch.prefill) if batch.prefill else None
-        decode: list[tuple[Sequence, int]] = []
+        if not batch.decode:
+            return Forward(batch, [], [], None, marker)
+        by_id = {span.sequence.sequence_id: span for span in batch.decode}
+        spans = [by_id[key] for key in self.rows.decode_order(list(by_id))]
+        keys = [span.sequence.sequence_id for span in spans]
+        logits = self.rows.decode(self._model, keys, self._inputs(spans), [span.count for span in spans])
+        ready = [row for row, span in enumerate(spans) if span.count == _left(span)]
+        return Forward(batch, spans, ready, logits, marker)
+
+    @staticmethod
+    def start(forward: Forward) -> None:
+        """Has the device compute the forward before it is known how its rows are sampled."""
+        arrays = [array for array in (forward.marker, forward.logits) if array is not None]
+        mx.async_eval(*arrays)
+
+    def sample(self, forward: Forward, rows: Seq[int], mask: mx.array | None = None) -> Launched:
+        """Samples the given rows of a forward, each from the logits of its span's last token; returns at once.
+
+        Their sequences count the sample as pending already (`Scheduler.launched`). `mask` is `sampler.sample`'s, one
+        row for each of `rows`.
+        """
         sampled = None
-        if batch.decode:
-            by_id = {sequence.sequence_id: sequence for sequence in batch.decode}
-            order = [by_id[key] for key in self.rows.decode_order(list(by_id))]
-            logits = self.rows.decode(
-                self._model, [s.sequence_id for s in order], self._inputs(order)[:, None]
-            )
-            sampled = sample(logits[:, -1], [s.sampler for s in order], [s.num_sampled_tokens for s in order])
-            decode = [(sequence, sequence.epoch) for sequence in order]
-        mx.async_eval(
-            *([marker] if marker is not None else []), *(sampled.arrays() if sampled is not None else [])
-        )
-        self._previous = Launched(batch, decode, sampled, marker)
+        sequences = [forward.spans[row].sequence for row in rows]
+        if rows:
+            assert forward.logits is not None
+            lasts = [forward.spans[row].count - 1 for row in rows]
+            positions = [sequence.num_sampled_tokens - 1 for sequence in sequences]
+            logits = _at(forward.logits, rows, lasts)
+            sampled = sample(logits, [sequence.sampler for sequence in sequences], positions, mask)
+        marker = forward.marker
+        if sampled is None and forward.logits is not None:
+            marker = forward.logits[0, 0, :1]
+        arrays = sampled.arrays() if sampled is not None else []
+        mx.async_eval(*([marker] if marker is not None else []), *arrays)
+        decode = [(sequence, sequence.epoch) for sequence in sequences]
+        self._previous = Launched(forward.batch, decode, sampled, marker)
         return self._previous
 
     def _prefill(self, spans: Seq[Span]) -> mx.array:
@@ -90,28 +128,32 @@ class ModelRunner:
         # A copy of one element: holding the array itself would keep the next step from updating it in place.
         return last[(0,) * (last.ndim - 1)][:1] + 0
 
-    def _inputs(self, order: Seq[Sequence]) -> mx.array:
-        """Each row's newest token, [B] int32: from the device where the previous step sampled it, else from here."""
-        previous = self._previous
-        positions = {}
-        if previous is not None and previous.sampled is not None:
-            positions = {s.sequence_id: i for i, (s, epoch) in enumerate(previous.decode) if epoch == s.epoch}
-        if previous is None or previous.sampled is None or not any(s.num_pending for s in order):
-            return mx.array([s.token_ids[-1] for s in order], dtype=mx.int32)
-        on_device = previous.sampled.tokens
-        picks = []
-        known: list[int] = []
-        for sequence in order:
-            if sequence.num_pending:
-                picks.append(positions[sequence.sequence_id])
-            else:
-                picks.append(len(previous.decode) + len(known))
-                known.append(sequence.token_ids[-1])
-        if known:
-            on_device = mx.concatenate([on_device, mx.array(known, dtype=mx.int32)])
-        if picks == list(range(on_device.shape[0])):
-            return on_device
-        return on_device[mx.array(picks, dtype=mx.int32)]
+    def _inputs(self, spans: Seq[Span]) -> mx.array:
+        """The spans' tokens, right-padded, [B, T] int32. A token that is still on its way is taken from the device."""
+        width = max(span.count for span in spans)
+        known = []
+        for span in spans:
+            tokens = span.sequence.token_ids[span.start : span.start + span.count]
+            known.append(tokens + [0] * (width - len(tokens)))
+        pending = [row for row, span in enumerate(spans) if span.sequence.num_pending]
+        if not pending:
+            return mx.array(known, dtype=mx.int32)
+        assert self._previous is not None
+        assert self._previous.sampled is not None
+        on_device = self._previous.sampled.tokens
+        places = {
+            sequence.sequence_id: place
+            for place, (sequence, epoch) in enumerate(self._previous.decode)
+            if epoch == sequence.epoch
+        }
+        picks = [places[spans[row].sequence.sequence_id] for row in pending]
+        if picks != list(range(on_device.shape[0])):
+            on_device = on_device[mx.array(picks, dtype=mx.int32)]
+        if len(pending) == len(spans):  # spans of one token each: what is pending is a row's only unknown
+            return on_device[:, None]
+        inputs = mx.array(known, dtype=mx.int32)
+        inputs[mx.array(pending, dtype=mx.int32), 0] = on_device
+        return inputs
 
     def settle(self) -> None:
         """Waits for the device and forgets the last step. A thread that ends with work on its stream takes the process
@@ -126,7 +168,7 @@ class ModelRunner:
         """Computes one token in a row of its own. Raises what the device raises."""
         self.rows.open(PROBE_ROW, [], 1)
         try:
-            mx.eval(self.rows.decode(self._model, self.rows.decode_order([PROBE_ROW]), mx.array([[0]])))
+            mx.eval(self.rows.decode(self._model, self.rows.decode_order([PROBE_ROW]), mx.array([[0]]), [1]))
         finally:
             self.rows.close(PROBE_ROW)
 
@@ -147,7 +189,9 @@ class ModelRunner:
             decode_s = []
             for _ in range(3):
                 start_s = time.perf_counter()
-                mx.eval(self.rows.decode(self._model, self.rows.decode_order([PROBE_ROW]), mx.array([[1]])))
+                mx.eval(
+                    self.rows.decode(self._model, self.rows.decode_order([PROBE_ROW]), mx.array([[1]]), [1])
+                )
                 decode_s.append(time.perf_counter() - start_s)
             return min(decode_s), (few, times[few]), (many, times[many])
         finally:
@@ -156,3 +200,18 @@ class ModelRunner:
     def snapshot(self, sequence: Sequence, start: int, stop: int) -> Segment:
         """A copy of what is computed of a sequence, for the prefix cache."""
         return self.rows.snapshot(sequence.sequence_id, start, stop)
+
+
+def _left(span: Span) -> int:
+    """Tokens from the span's start to the last one there is."""
+    return len(span.sequence.token_ids) + span.sequence.num_pending - span.start
+
+
+def _at(logits: mx.array, rows: Seq[int], positions: Seq[int]) -> mx.array:
+    """[R, V] from [B, T, V]: row rows[i] at positions[i]."""
+    batch, width, _ = logits.shape
+    if width == 1 and len(rows) == batch:
+        return logits[:, 0]
+    if width == 1:
+        return logits[mx.array(list(rows), dtype=mx.int32), 0]
+    return logits[mx.array(list(rows), dtype=mx.int32), mx.array(list(positions), dtype=mx.int32)]

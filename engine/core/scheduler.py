@@ -35,7 +35,8 @@ class Schedule:
 
 
 class Scheduler:
-    """Queues and rows of one model. `max_num_sequences` rows at most, `kv_budget_bytes` of KV memory at most."""
+    """Queues and rows of one model: `max_num_sequences` rows at most, `kv_budget_bytes` of KV memory at most. A decoding
+    row advances by at most `max_decode_span` known tokens."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Scheduler:
         row_bytes: RowBytes,
         cached_tokens: CachedTokens,
         pacer: PrefillPacer,
+        max_decode_span: int = 1,
     ) -> None:
         self._max_num_sequences = max_num_sequences
         self._max_waiting = max_waiting
@@ -53,6 +55,7 @@ class Scheduler:
         self._row_bytes = row_bytes
         self._cached_tokens = cached_tokens
         self._pacer = pacer
+        self._max_decode_span = max_decode_span
         self._requests: dict[str, Request] = {}
         self._waiting: list[Sequence] = []
         self._prefilling: list[Sequence] = []  # in order of admission
@@ -116,17 +119,17 @@ class Scheduler:
             return plan
         self._admit(plan, now_s)
         self._promote(plan)
-        decode = tuple(sequence for sequence in self._decoding if sequence.wants_token)
-        plan.batch = Batch(self._prefill_spans(decoding=bool(decode)), decode)
+        known, decode = self._decode_spans()
+        plan.batch = Batch(known + self._prefill_spans(decoding=bool(decode)), decode)
         return plan
 
     def launched(self, batch: Batch) -> None:
-        """The batch is on its way: positions count as computed and samples as pending."""
-        for span in batch.prefill:
+        """The batch is on its way: positions count as computed, and samples as pending."""
+        for span in batch.prefill + batch.decode:
             span.sequence.num_computed_tokens += span.count
-        for sequence in batch.decode:
-            sequence.num_computed_tokens += 1
-            sequence.num_pending += 1
+        for span in batch.decode:
+            if not span.sequence.num_uncomputed:
+                span.sequence.num_pending += 1
 
     def fits(self, rows: int, tokens: int) -> bool:
         """Whether so many rows of so many tokens could ever run."""
@@ -222,6 +225,23 @@ class Scheduler:
                 sequence.num_computed_tokens = leader.num_computed_tokens
                 self._decoding.append(sequence)
             plan.ready.append(leader)
+
+    def _decode_spans(self) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """One span for each row that wants a token. Where rows know several next tokens, one forward as wide as the
+        longest span, or a forward for what is known before one for the last tokens: whichever is estimated cheaper."""
+        spans = []
+        for sequence in self._decoding:
+            if sequence.wants_token:
+                count = min(sequence.num_uncomputed, self._max_decode_span)
+                spans.append(Span(sequence, sequence.num_computed_tokens, count))
+        width = max((span.count for span in spans), default=1)
+        known = [span for span in spans if span.count > 1]
+        if not known or self._pacer.prefers_one_forward(
+            len(spans) * width, len(known) * (width - 1) + len(spans)
+        ):
+            return (), tuple(spans)
+        heads = tuple(Span(span.sequence, span.start, span.count - 1) for span in known)
+        return heads, tuple(Span(span.sequence, span.start + span.count - 1, 1) for span in spans)
 
     def _prefill_spans(self, decoding: bool) -> tuple[Span, ...]:
         open_prompts = [s for s in self._prefilling if s.num_prefill_left]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from basemlx.engine.types import FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
+    from basemlx.engine.core.constraint import TokenMatcher
     from basemlx.engine.core.output import ChoiceOutput
     from basemlx.engine.core.stream import Mailbox
     from basemlx.engine.sampling.row import RowSampler
@@ -43,6 +44,7 @@ class Sequence:
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
     num_pending: int = 0
+    matcher: "TokenMatcher | None" = None  # of the constraint, if there is one; has seen `output_token_ids`
     epoch: int = 0  # raised when the row is given up: what was launched for it before no longer counts
     finish_reason: FinishReason | None = None
 
@@ -63,6 +65,11 @@ class Sequence:
     @property
     def output_token_ids(self) -> list[int]:
         return self.token_ids[self.num_prompt_tokens :]
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens to compute before the next one can be sampled; the one on the device counts."""
+        return len(self.token_ids) + self.num_pending - self.num_computed_tokens
 
     @property
     def num_prefill_left(self) -> int:

@@ -6,25 +6,46 @@ while Python detokenises. It knows requests and rows; it knows no thread, no soc
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.core.batch import Batch
+from basemlx.engine.core.constraint import MAX_FORCED_TOKENS, Mask, TokenMatcher, forced_tokens
 from basemlx.engine.core.output import ChoiceOutput
 from basemlx.engine.core.pacer import PrefillPacer
 from basemlx.engine.core.report import FinishedRequest, log_finished, request_timings
-from basemlx.engine.core.runner import Launched, ModelRunner
+from basemlx.engine.core.runner import Forward, Launched, ModelRunner
 from basemlx.engine.core.scheduler import Schedule, Scheduler
 from basemlx.engine.core.sequence import Request, Sequence, Status
 from basemlx.engine.core.stream import Mailbox
-from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, OutOfMemory, RequestAborted
+from basemlx.engine.errors import (
+    BaseMLXError,
+    DeadlineExceeded,
+    GenerationFailed,
+    OutOfMemory,
+    RequestAborted,
+)
 from basemlx.engine.kv.prefix import Lease, PrefixCache
 from basemlx.engine.kv.rows import KVRows, Segment
 from basemlx.engine.models.loader import LoadedModel
+from basemlx.engine.runtime import mx
 from basemlx.engine.sampling.row import RowSampler
-from basemlx.engine.types import GenerationRequest, OutputDelta, Usage
+from basemlx.engine.types import GenerationRequest, OutputDelta, TokenLogprob, Usage
 
 logger = logging.getLogger("basemlx.engine")
 
 Clock = Callable[[], float]
+
+EVERY_TOKEN = -1
+"""A mask's word with all bits set."""
+
+MAX_DECODE_SPAN = 16
+"""Known tokens that a row takes in one forward."""
+
+DEAD_END = "The grammar of this request allows no token that the model has."
+OUT_OF_GRAMMAR = "A token outside of the request's grammar was chosen; the request was ended."
 
 
 class ModelWorker:
@@ -54,7 +75,9 @@ class ModelWorker:
             row_bytes=rows.bytes_for,
             cached_tokens=self._match,
             pacer=self._pacer,
+            max_decode_span=MAX_DECODE_SPAN if rows.sliceable else 1,
         )
+        self._masks = np.empty((config.max_num_sequences, -(-loaded.vocab_size // 32)), dtype=np.int32)
         self.prefix_cache: PrefixCache[Segment] = PrefixCache(prefix_cache_bytes, sliceable=rows.sliceable)
         self._leases: dict[int, Lease[Segment]] = {}  # of sequences between admission and their row's opening
         self.num_steps = 0
@@ -80,6 +103,8 @@ class ModelWorker:
         self._arrivals += 1
         request = Request(source, mailbox, max_tokens, submitted_s, deadline_s, self._arrivals)
         sampling = source.sampling
+        if source.constraint is not None:
+            sampling = replace(sampling, ignore_eos=False)  # the grammar says when its text may end
         for index in range(sampling.n):
             output = ChoiceOutput(
                 index,
@@ -89,7 +114,10 @@ class ModelWorker:
                 max_tokens,
             )
             sampler = RowSampler(sampling, source.prompt_token_ids, self.loaded.vocab_size, choice=index)
-            request.sequences.append(Sequence(request, index, sampler, output, list(source.prompt_token_ids)))
+            sequence = Sequence(request, index, sampler, output, list(source.prompt_token_ids))
+            if source.constraint is not None:
+                sequence.matcher = source.constraint.matcher()
+            request.sequences.append(sequence)
         self.scheduler.add(request)
 
     def abort(self, request_id: str, error: BaseMLXError | None = None) -> None:
@@ -138,17 +166,73 @@ class ModelWorker:
                 )
             plan = self.scheduler.schedule(self._clock())
         self._settle(plan)
-        launched = None
-        if plan.batch:
-            launched_s = self._clock()
-            launched = self._runner.launch(plan.batch)
-            self.scheduler.launched(plan.batch)
-            if self._inflight is None:
-                self._last_done_s = launched_s
-        if self._inflight is not None:
-            self._commit(self._inflight)
-        self._inflight = launched
+        self._inflight = self._advance(plan.batch)
         self.num_steps += 1
+
+    def _advance(self, batch: Batch) -> Launched | None:
+        """Launches the batch and reads the step before it; the launched step.
+
+        Free rows are sampled at once, so that the device goes straight from one step to the next. Where a grammar has a
+        say, the step before is read first, while the device is busy with this one's forward: the mask depends on it.
+        """
+        if not batch:
+            self._commit(self._inflight)
+            return None
+        launched_s = self._clock()
+        forward = self._runner.forward(batch)
+        self.scheduler.launched(batch)
+        previous, self._inflight = self._inflight, None
+        if previous is None:
+            self._last_done_s = launched_s
+        if not any(span.sequence.matcher is not None for span in forward.spans):
+            launched = self._runner.sample(forward, forward.ready)
+            self._commit(previous)
+            return launched
+        self._runner.start(forward)
+        self._commit(previous)
+        return self._runner.sample(forward, *self._constrained(forward))
+
+    def _constrained(self, forward: Forward) -> tuple[list[int], mx.array | None]:
+        """The rows of a forward that are to be sampled, and their masks [R, ceil(V / 32)]; None if all are free.
+
+        A row whose grammar leaves it no choice is not sampled: it has its tokens from there, and the next step computes
+        them in one span.
+        """
+        rows: list[int] = []
+        is_free = True
+        for row in forward.ready:
+            sequence = forward.spans[row].sequence
+            if sequence.status is not Status.DECODE:
+                continue  # it ended with the step before
+            mask = self._masks[len(rows)]
+            if sequence.matcher is None or not sequence.matcher.fill(mask):
+                mask.fill(EVERY_TOKEN)
+            elif not mask.any():
+                self._fail(sequence.request, GenerationFailed(DEAD_END, code="grammar_dead_end"))
+                continue
+            elif self._jump(sequence, sequence.matcher, mask):
+                continue
+            else:
+                is_free = False
+            rows.append(row)
+        return rows, None if is_free else mx.array(self._masks[: len(rows)])
+
+    def _jump(self, sequence: Sequence, matcher: TokenMatcher, mask: Mask) -> bool:
+        """Gives a row the tokens that its grammar forces, in place of the sample that was to come; whether there are
+        any. Whoever asked for log-probabilities gets them from the model, so there every token is sampled."""
+        if sequence.sampler.params.logprobs:
+            return False
+        limit = min(MAX_FORCED_TOKENS, sequence.request.max_tokens - sequence.num_output_tokens)
+        tokens = list(forced_tokens(matcher, mask, limit))
+        if not tokens:
+            return False
+        sequence.num_pending -= 1
+        for token_id in tokens:
+            if sequence.sampler.has_penalties:
+                sequence.sampler.observe(mx.array(token_id))
+            if self._take(sequence, token_id, None):
+                break
+        return True
 
     def _settle(self, plan: Schedule) -> None:
         """Gives rows back, opens rows for the admitted, and lets followers have their leader's."""
@@ -169,8 +253,10 @@ class ModelWorker:
             sequence.num_computed_tokens = 0
             sequence.sampler.rebuild(sequence.output_token_ids)
 
-    def _commit(self, launched: Launched) -> None:
+    def _commit(self, launched: Launched | None) -> None:
         """Reads a step's tokens and passes them on."""
+        if launched is None:
+            return
         tokens = launched.wait()
         done_s = self._clock()
         self._pacer.observe(
@@ -181,15 +267,24 @@ class ModelWorker:
             if sequence.status is Status.FINISHED or sequence.epoch != epoch:
                 continue  # finished, aborted or preempted since the launch: this token was never asked for
             sequence.num_pending -= 1
-            sequence.token_ids.append(token_id)
-            request = sequence.request
-            if request.first_token_s is None:
-                request.first_token_s = done_s
-            delta = sequence.output.push(token_id, launched.logprobs(index))
-            if delta.finish_reason is not None:
-                self._finish(sequence, delta)
-            elif delta.text or delta.token_ids:
-                request.mailbox.push(delta)
+            if sequence.matcher is not None and not sequence.matcher.accept(token_id):
+                self._fail(sequence.request, GenerationFailed(OUT_OF_GRAMMAR, code="grammar_error"))
+                continue
+            self._take(sequence, token_id, launched.logprobs(index))
+
+    def _take(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> bool:
+        """Adds a chosen token to its sequence and tells the caller; whether that was the last one."""
+        sequence.token_ids.append(token_id)
+        request = sequence.request
+        if request.first_token_s is None:
+            request.first_token_s = self._last_done_s
+        delta = sequence.output.push(token_id, logprob)
+        if delta.finish_reason is not None:
+            self._finish(sequence, delta)
+            return True
+        if delta.text or delta.token_ids:
+            request.mailbox.push(delta)
+        return False
 
     # ends
 

@@ -107,7 +107,7 @@ class CheckpointedRows:
             self._order += joining
         return list(self._order)
 
-    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array) -> mx.array:
+    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> mx.array:
         assert tokens.shape[1] == 1
         logits: mx.array
         if self._mergeable:

@@ -74,7 +74,7 @@ def _probe(rows: RaggedRows, model: Any, prompts: list[list[int]]) -> list[mx.ar
         prompt[:-1] + [0] * (max(counts) - count) for prompt, count in zip(prompts, counts, strict=True)
     ]
     mx.eval(rows.prefill(model, [0, 1], mx.array(padded), counts))
-    logits = rows.decode(model, [0, 1], mx.array([[prompt[-1]] for prompt in prompts]))
+    logits = rows.decode(model, [0, 1], mx.array([[prompt[-1]] for prompt in prompts]), [1, 1])
     found = [logits[key, -1].astype(mx.float32) for key in (0, 1)]
     mx.eval(found)
     for key in (0, 1):

@@ -207,11 +207,11 @@ class RaggedRows:
                 self._move(key, free.pop())
         return [key for key in self._slots[: len(keys)] if key is not None]
 
-    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array) -> mx.array:
+    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> mx.array:
         self._aim(keys, tokens.shape[1])
         logits: mx.array = model(tokens, cache=self._layers)
-        for key in keys:
-            self._lengths[key] += tokens.shape[1]
+        for key, count in zip(keys, counts, strict=True):
+            self._lengths[key] += count
         return logits
 
     # copies

@@ -78,8 +78,9 @@ class KVRows(Protocol):
 
         Returns arrays to evaluate for the work to happen."""
 
-    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array) -> mx.array:
-        """Logits [B, T, V] for `tokens` [B, T], one more position each; `keys` stand in `decode_order`."""
+    def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> mx.array:
+        """Logits [B, T, V] for right-padded `tokens` [B, T], of which row i grows by `counts[i]`; `keys` stand in
+        `decode_order`. T is 1 for stores that are not sliceable."""
 
     def decode_order(self, keys: Sequence[RowKey]) -> list[RowKey]:
         """The same keys in the order in which a decode forward wants its rows; may move rows."""

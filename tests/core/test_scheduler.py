@@ -54,7 +54,7 @@ class World:
         for sequence in plan.preempted:
             sequence.num_computed_tokens = 0
         self.scheduler.launched(plan.batch)
-        for sequence in plan.batch.decode:
+        for sequence in [span.sequence for span in plan.batch.decode]:
             sequence.num_pending -= 1
             sequence.token_ids.append(7)
             if not sequence.wants_token:
@@ -76,7 +76,7 @@ def test_a_prompt_is_computed_in_chunks_up_to_its_last_token_which_decodes() -> 
     counts = [sum(span.count for span in world.step().batch.prefill) for _ in range(3)]
     assert counts == [8, 8, 3]
     plan = world.step()
-    assert [s.request for s in plan.batch.decode] == [request]
+    assert [span.sequence.request for span in plan.batch.decode] == [request]
     assert request.sequences[0].num_computed_tokens == 20
 
 
@@ -87,7 +87,7 @@ def test_what_the_prefix_cache_holds_is_not_computed() -> None:
     assert (span.start, span.count) == (15, 4)
     whole = World(make_scheduler(cached=19))
     request = whole.add(20)
-    assert [s.request for s in whole.step().batch.decode] == [request]
+    assert [span.sequence.request for span in whole.step().batch.decode] == [request]
 
 
 def test_choices_share_one_prefill_and_then_decode_together() -> None:
@@ -141,7 +141,7 @@ def test_running_rows_decode_in_every_step_of_a_long_prefill() -> None:
     world.add(300)
     for _ in range(20):
         plan = world.step()
-        assert [s.request for s in plan.batch.decode] == [running]
+        assert [span.sequence.request for span in plan.batch.decode] == [running]
         assert sum(span.count for span in plan.batch.prefill) <= 8
 
 

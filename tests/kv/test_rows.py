@@ -51,7 +51,7 @@ class Driver:
 
     def step(self) -> None:
         keys = self.rows.decode_order(list(self.tokens))
-        logits = self.rows.decode(self.model, keys, mx.array([[self.tokens[key][-1]] for key in keys]))
+        logits = self.rows.decode(self.model, keys, mx.array([[self.tokens[key][-1]] for key in keys]), [1] * len(keys))
         for key, token in zip(keys, mx.argmax(logits[:, -1], axis=-1).tolist(), strict=True):
             self.tokens[key].append(token)
 
@@ -131,7 +131,7 @@ def test_spans_of_several_tokens_with_rollback_give_the_same_tokens(zoo: Callabl
     for _ in range(8):
         keys = rows.decode_order(list(driver.tokens))
         spans = mx.array([[driver.tokens[key][-1], 7, 8] for key in keys])
-        chosen = mx.argmax(rows.decode(model, keys, spans), axis=-1).tolist()
+        chosen = mx.argmax(rows.decode(model, keys, spans, [3] * len(keys)), axis=-1).tolist()
         for key, tokens in zip(keys, chosen, strict=True):
             rows.truncate(key, rows.length(key) - 2)
             driver.tokens[key].append(tokens[0])
