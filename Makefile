@@ -1,0 +1,42 @@
+# What a developer needs. `make help` lists it.
+#
+# PYTHON=python3.12   another interpreter for .venv (3.11 or newer)
+# EXTRAS=cuda13,dev   other extras than cpu,dev (Linux) or dev (macOS)
+
+BIN := .venv/bin
+export PYTHON EXTRAS
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test test-slow check bench upgrade clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Makes .venv and installs basemlx into it, if that is not so already
+	@sh scripts/setup.sh
+
+demo: setup ## Starts a server with the built-in model and shows what it does
+	@$(BIN)/python scripts/demo.py
+
+test: check ## All checks and tests, slow ones aside
+	$(BIN)/pytest -m "not slow"
+
+test-slow: setup ## The tests that take long: packaging in full, soak, evaluation
+	$(BIN)/pytest -m slow
+
+check: setup ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p basemlx
+	$(BIN)/lint-imports
+
+bench: setup ## Measures against mlx-lm in one run: a table, and JSON in bench/results
+	$(BIN)/python bench/run.py
+
+upgrade: ## Newest versions of everything into a new .venv and constraints.txt; then run make test
+	@sh scripts/upgrade.sh
+
+clean: ## Removes .venv, caches and build results
+	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
