@@ -278,11 +278,13 @@ def list_models(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a bug report.")] = False,
+) -> None:
     """Check this installation and say what could be better. Exit code 1 if something does not work."""
     from basemlx.server.commands.doctor import doctor as print_report
 
-    raise typer.Exit(print_report())
+    raise typer.Exit(print_report(as_json=as_json))
 
 
 def main() -> None:
