@@ -1,5 +1,6 @@
 """`basemlx list`: models on this machine, and which of them a running server has loaded."""
 
+import http.client
 import json
 import os
 import urllib.error
@@ -41,7 +42,7 @@ def _loaded_by_server(host: str, port: int) -> frozenset[str] | None:
         with opener.open(request, timeout=ASK_TIMEOUT_S) as answer:
             models = json.loads(answer.read(MAX_ANSWER_BYTES))["data"]
         return frozenset(str(model["id"]) for model in models if model.get("loaded"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
