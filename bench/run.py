@@ -27,6 +27,7 @@ from soak import soak
 HERE = Path(__file__).parent
 TINY = HERE.parent / "engine" / "tiny" / "model"
 CLIENTS = (1, 4, 8, 16)
+SLOW = {"tokens": 50, "runs": 2}  # for mlx-lm with bfloat16 scales: ten tokens a second on two cores
 MUST_THROUGHPUT = {
     "bundled": {1: 1.0, 4: 1.2, 8: 1.3, 16: 1.5},
     "openblas": {1: 1.0, 4: 3.0, 8: 5.0, 16: 8.0},
@@ -96,7 +97,7 @@ class Bench:
         for _ in range(self.rounds):
             options = {"tokens": self.tokens, "runs": self.runs}
             ours.append(self.probe("ours-stream", blas, model=self.model, **options)["tok_s"])
-            theirs.append(self.probe("theirs-stream", blas, model=self.model, **options)["tok_s"])
+            theirs.append(self.probe("theirs-stream", blas, model=self.model, **SLOW)["tok_s"])
             theirs_f32.append(self.probe("theirs-stream", blas, model=self.model_f32, **options)["tok_s"])
         must = ">= 0.95" if blas == "bundled" else ">= 1.5"
         mine = statistics.median(ours)
@@ -127,14 +128,16 @@ class Bench:
 
     def http_throughput(self, blas: str) -> None:
         """Clients at once against mlx_lm.server, as it comes and with float32 scales."""
-        tokens = 40 if self.runs == 1 else 100
+        tokens = 30 if self.runs == 1 else 60
         results: dict[str, dict[int, list[float]]] = {}
-        for _ in range(self.rounds):
+        for round_ in range(self.rounds):
             for label, kind, model in (
                 ("ours", "ours", self.model),
                 ("mlx_lm.server", "theirs", self.model),
                 ("mlx_lm.server float32 scales", "theirs", self.model_f32),
             ):
+                if round_ and label == "mlx_lm.server":
+                    continue  # a minute and a half a round on two cores, and far from any limit
                 with serving(kind, model, blas) as server:
                     for clients in CLIENTS:
                         self._numbers += clients + 1
