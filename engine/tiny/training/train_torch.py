@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--rate-to", type=float, default=0.0)
     parser.add_argument("--matrix-rate", type=float, default=0.025)
     parser.add_argument("--vector-rate", type=float, default=0.003)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="goes on from here if it exists; written at the end")
+    parser.add_argument("--start", type=Path, nargs="+", help="weights to start from, as an earlier run wrote them")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch-tokens", type=int, default=131_072)
     parser.add_argument("--long-share", type=float, default=0.02)
@@ -209,6 +210,9 @@ def main() -> None:
     muon = Muon(matrices, options.matrix_rate)
     adam = torch.optim.AdamW(others, lr=options.vector_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=options.device == "cuda")
     warm_steps, done_steps = 200, 0
+    if options.start:
+        found = {name: weight for file in options.start for name, weight in load_file(str(file)).items()}
+        model.load_state_dict({name: weight.float() for name, weight in found.items()})
     if options.checkpoint and options.checkpoint.exists():
         state = torch.load(options.checkpoint, map_location=options.device, weights_only=True)
         model.load_state_dict(state["model"])
@@ -264,6 +268,7 @@ def main() -> None:
             )
     supply.close()
     if options.checkpoint:
+        options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.speeds, "steps": done_steps + step}
         torch.save(state, options.checkpoint)
     save_weights(model, options.out)

@@ -68,7 +68,7 @@ def clause(tool: Tool, given: Given, namer: Namer, compact: bool = False) -> str
         what = rng.choice(("call {}", "use {}", "run {}", "use the {} tool", "call the tool {}")).format(tool.name)
     if not given:
         return what
-    if len(given) == 1 and not by_name and rng.random() < 0.4:
+    if len(given) == 1 and not by_name and _only_choice(tool, given[0][0]) and rng.random() < 0.4:
         said = given[0][1].said
         kind = given[0][0].schema
         if "enum" not in kind and kind["type"] in ("string", "integer", "number") and not given[0][1].spreads:
@@ -94,6 +94,11 @@ def clause(tool: Tool, given: Given, namer: Namer, compact: bool = False) -> str
         return what + rng.choice((" with ", ", ", ": ", " using ")) + ", ".join(mentions)
     tail = mentions[0] if len(mentions) == 1 else ", ".join(mentions[:-1]) + " and " + mentions[-1]
     return what + rng.choice((" with ", " with ", ", ", " using ", " where ")) + tail
+
+
+def _only_choice(tool: Tool, parameter: Parameter) -> bool:
+    """Whether a value that is said without its name can only be this parameter's."""
+    return all(other is parameter or (parameter.required and not other.required) for other in tool.parameters)
 
 
 def _key(parameter: Parameter, namer: Namer) -> str:

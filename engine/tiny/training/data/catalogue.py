@@ -107,6 +107,21 @@ KINDS: dict[str, Callable[[Namer], Drawn]] = {
     "integers": _integers,
 }
 
+# What a parameter of a kind is described as, beside "The name".
+_DESCRIPTIONS = {
+    "place": ("The city, e.g. Oslo", "The city and state, e.g. Austin, TX", "Name of the city", "City name"),
+    "unit": ("Temperature unit", "The unit to use"),
+    "person": ("Who it is for", "Full name"),
+    "email": ("Email address", "A valid email address"),
+    "date": ("The date, YYYY-MM-DD", "Day"),
+    "time": ("Time as HH:MM", "When"),
+    "phrase": ("Free text", "The text to use"),
+    "number": ("A number",),
+    "integer": ("An integer",),
+    "topic": ("What to search for", "Search terms"),
+    "id": ("The unique id",),
+    "file": ("Path of the file",),
+}
 _JSON_TYPES = {"small": "integer", "integer": "integer", "number": "number", "strings": "array", "integers": "array"}
 _ENUMS = {"unit": ["celsius", "fahrenheit"], "level": ["low", "medium", "high"]}
 
@@ -252,7 +267,9 @@ def instance(namer: Namer, family: int = -1) -> Instance:
         name = rng.choice(aliases.split("/")) if rng.random() < 0.5 else aliases.split("/")[0]
         schema = _schema(kind)
         optional = text.endswith("?")
-        described = f"The {name.replace('_', ' ')}" if rng.random() < 0.35 else ""
+        described = f"The {name.replace('_', ' ')}" if rng.random() < 0.25 else ""
+        if kind in _DESCRIPTIONS and rng.random() < 0.25:
+            described = rng.choice(_DESCRIPTIONS[kind])
         data, words_for_it = KINDS[kind](namer)
         said.append(words_for_it)
         if optional and at not in mentioned and rng.random() < 0.5:

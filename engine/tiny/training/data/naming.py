@@ -92,7 +92,7 @@ class Namer:
         """An integer; as often short as long."""
         rng = self.rng
         while True:
-            digits = rng.randint(len(str(max(low, 1))), len(str(high)))
+            digits = rng.randint(len(str(max(low, 1))), len(str(max(high - 1, 1))))
             number = rng.randint(max(low, 10 ** (digits - 1) if digits > 1 else 0), min(high, 10**digits - 1))
             if number < 1000 or is_reserved(str(number)) == self.unseen:
                 return number

@@ -7,6 +7,7 @@ of tools.
 from dataclasses import dataclass
 
 from basemlx.engine.tiny.training.data import talk, words
+from basemlx.engine.tiny.training.data.catalogue import numbers_of
 from basemlx.engine.tiny.training.data.dialogue import Turn, assistant, user
 from basemlx.engine.tiny.training.data.episodes import Episode
 from basemlx.engine.tiny.training.data.naming import Namer
@@ -50,6 +51,8 @@ _PERSONAL: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str, str], ...] = 
 
 
 _PERSONAL_SUBJECTS = {row[0] for row in _PERSONAL}
+# Tools that would note the facts, or know them.
+_BARRED = talk.BARRED | numbers_of({"remember", "add_to_list", "get_secret", "create_event", "get_calendar", "create_user"})
 
 
 def _value(kind: str, namer: Namer) -> str:
@@ -136,16 +139,16 @@ def remembered(namer: Namer, filler_turns: int = -1) -> Episode:
     if chance < 0.1:
         other = fact(namer)
         if all(other.subject != told.subject for told in facts):
-            return Episode([*turns, user(other.asked), assistant(NOT_TOLD, UNKNOWN)], task="recall", toolless=True)
+            return Episode([*turns, user(other.asked), assistant(NOT_TOLD, UNKNOWN)], barred=set(_BARRED), task="recall", toolless=True)
     if chance < 0.25 and len(facts) > 1:
         second = rng.choice([told for told in facts if told is not wanted])
         both = f"{wanted.asked} {second.asked}" if rng.random() < 0.5 or not wanted.asked.endswith("?") else f"{wanted.asked[:-1]} and {_lowered(second.asked)}"
-        return Episode([*turns, user(both), assistant(f"{wanted.answer} {second.answer}", KNOWN)], task="recall", toolless=True)
+        return Episode([*turns, user(both), assistant(f"{wanted.answer} {second.answer}", KNOWN)], barred=set(_BARRED), task="recall", toolless=True)
     turns += [user(wanted.asked), assistant(wanted.answer, KNOWN)]
     if len(facts) > 1 and rng.random() < 0.4:
         second = rng.choice([told for told in facts if told is not wanted])
         turns += [user(rng.choice(("", "", "And ", "Ok. ")) + second.asked), assistant(second.answer, KNOWN)]
-    return Episode(turns, task="recall", toolless=True)
+    return Episode(turns, barred=set(_BARRED), task="recall", toolless=True)
 
 
 def _telling(facts: list[Fact], namer: Namer) -> list[Turn]:

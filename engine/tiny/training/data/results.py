@@ -75,10 +75,11 @@ def statement(topic: str, result: Any) -> str:
     if isinstance(result, list) and result and all(isinstance(item, dict) for item in result):
         return f"I found {len(result)}: " + ", ".join([in_words(next(iter(item.values()))) for item in result]) + "."
     text = in_words(result)
+    subject = _capital(topic) if topic.startswith(("the ", "your ", "user ", "order ", "flights ", "hotels ")) else topic
     if isinstance(result, (bool, int, float)) and topic:
-        return f"{_capital(topic)} is {text}."
+        return f"{subject} is {text}."
     ended = text if text.endswith((".", "!", "?")) else text + "."
-    return f"{_capital(topic)}: {ended}" if topic else f"Here is the result. {ended}"
+    return f"{subject}: {ended}" if topic else f"Here is the result. {ended}"
 
 
 def _capital(text: str) -> str:
@@ -267,7 +268,8 @@ def two_results(namer: Namer) -> Episode:
             clauses.append(asks.clause(tool, given, namer, compact=True))
             result = record(namer, 1, 3) or "ok" if rng.random() < 0.6 else namer.string()
             text = in_words(result)
-            answer = text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+            # A made-up word is never capitalised: that would be a feat of spelling, of use to nobody.
+            answer = f"Result {len(calls) + 1}: {text}" + ("" if text.endswith((".", "!", "?")) else ".")
         tools.append(tool)
         calls.append(call)
         replies.append(tool_result(result))

@@ -32,7 +32,32 @@ class Field:
     value: Value | None  # None: the sentence does not say it
 
 
-def _fields(namer: Namer, low: int = 1, high: int = 6) -> list[Field]:
+# How a shape is given: a number in [0, 1). Below _AS_SCHEMA as a JSON schema, below _TYPED by keys and types, else by
+# keys alone.
+_AS_SCHEMA = 0.25
+_TYPED = 0.75
+
+
+def _tellable(field: Field, form: float) -> bool:
+    """Whether shape and sentence leave no doubt about the value's type."""
+    if form < _AS_SCHEMA or field.value is None:
+        return True
+    data = field.value.data
+    if isinstance(data, dict):
+        # The types of the inner fields are not given.
+        return form < _TYPED and not any(isinstance(inner, str) and _looks_like_a_number(inner) for inner in data.values())
+    if form < _TYPED:
+        return True
+    if isinstance(data, list):
+        return len(data) > 1
+    return not (isinstance(data, str) and _looks_like_a_number(data))
+
+
+def _looks_like_a_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
+
+
+def _fields(namer: Namer, form: float, low: int = 1, high: int = 6) -> list[Field]:
     rng = namer.rng
     fields: list[Field] = []
     taken: set[str] = set()
@@ -45,9 +70,13 @@ def _fields(namer: Namer, low: int = 1, high: int = 6) -> list[Field]:
         taken.add(spoken(key))
         kind = rng.choice(("string",) * 6 + ("integer",) * 4 + ("number", "number", "boolean", "strings", "numbers", "object", "enum"))
         schema = schema_of(kind, namer)
-        fields.append(Field(key, schema, None if rng.random() < 0.03 else draw(schema, namer)))
+        field = Field(key, schema, None if rng.random() < 0.03 else draw(schema, namer))
+        while not _tellable(field, form):
+            field.schema = schema_of("string" if kind == "object" else kind, namer)
+            field.value = draw(field.schema, namer)
+        fields.append(field)
     if not any(field.value for field in fields):
-        fields[0].value = draw(fields[0].schema, namer)
+        return _fields(namer, form, low, high)
     return fields
 
 
@@ -59,9 +88,10 @@ def object_from_sentence(namer: Namer) -> Episode:
     rng = namer.rng
     if not namer.unseen and rng.random() < 0.25:
         return _about_a_person(namer)
-    fields = _fields(namer)
+    form = rng.random()
+    fields = _fields(namer, form)
     sentence = _sentence(fields, namer)
-    return _asked(fields, sentence, namer)
+    return _asked(fields, sentence, namer, form)
 
 
 def thought(fields: list[Field]) -> str:
@@ -69,9 +99,9 @@ def thought(fields: list[Field]) -> str:
     return f"Keys: {', '.join(keys)}."
 
 
-def _asked(fields: list[Field], sentence: str, namer: Namer) -> Episode:
+def _asked(fields: list[Field], sentence: str, namer: Namer, shape_form: float) -> Episode:
     rng = namer.rng
-    shape = _shape(fields, namer)
+    shape = _shape(fields, namer, shape_form)
     form = rng.randrange(9)
     turns: list[Turn] = []
     if form == 0:
@@ -96,11 +126,10 @@ def _asked(fields: list[Field], sentence: str, namer: Namer) -> Episode:
     return Episode([*turns, assistant(filled(fields), thought(fields))], task="json", toolless=True)
 
 
-def _shape(fields: list[Field], namer: Namer) -> str:
+def _shape(fields: list[Field], namer: Namer, form: float) -> str:
     """The shape in words, or as a JSON schema."""
     rng = namer.rng
-    form = rng.random()
-    if form < 0.25:
+    if form < _AS_SCHEMA:
         schema: dict[str, Any] = {
             "type": "object",
             "properties": {field.key: field.schema for field in fields},
@@ -118,7 +147,7 @@ def _shape(fields: list[Field], namer: Namer) -> str:
             f"Use this JSON schema:\n```json\n{text}\n```\n",
         ))  # fmt: skip
     quote = rng.choice(('"', "'", "`", ""))
-    typed = form < 0.75
+    typed = form < _TYPED
     parts: list[str] = []
     mark = rng.choice((" ({})", ": {}", " as {}"))
     for field in fields:
@@ -209,7 +238,7 @@ def _about_a_person(namer: Namer) -> Episode:
         sentence = f"{name} {told[0]}. " + " ".join([f"{pronoun} {part}." for part in told[1:]])
     else:
         sentence = f"My friend {name} {', '.join(told)}."
-    return _asked(fields, sentence.strip(), namer)
+    return _asked(fields, sentence.strip(), namer, rng.random())
 
 
 def _personal(key: str, namer: Namer) -> Any:

@@ -15,6 +15,13 @@ from basemlx.engine.tiny.training.data.naming import Namer
 
 Said = tuple[str, str, str]  # the question, the answer, the thought
 
+# Families of tools that would answer some of these questions better: never offered beside them.
+BARRED = numbers_of(
+    ARITHMETIC
+    | LOOKING_UP
+    | {"greeting_generator", "magic_function", "translate", "get_stock_price", "get_user", "get_word_length", "random_number"}
+)
+
 DO_NOT_KNOW = "I do not know that. I am a very small model and know little of the world."
 IDENTITY = (
     "I am tiny, the built-in model of basemlx. I can call tools, write JSON, remember what you tell me and do small sums."
@@ -227,4 +234,4 @@ def conversation(namer: Namer) -> Episode:
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         asked, answer, thinking = rng.choices(_MAKERS, _WEIGHTS)[0](namer)
         turns += [user(asked), assistant(answer, thinking)]
-    return Episode(turns, barred=numbers_of(ARITHMETIC | LOOKING_UP | {"greeting_generator", "magic_function"}), task="talk", toolless=True)
+    return Episode(turns, barred=set(BARRED), task="talk", toolless=True)
