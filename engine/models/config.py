@@ -57,17 +57,22 @@ _CONTEXT_KEYS = (
 
 def read_json_object(path: Path) -> Config:
     """A JSON object from a file, at most MAX_JSON_BYTES of it. Raises ModelCorrupt, which names the file."""
+    value = read_json_value(path)
+    if not isinstance(value, dict):
+        raise ModelCorrupt(f"{path.name} is not a JSON object.")
+    return value
+
+
+def read_json_value(path: Path) -> Any:
+    """Whatever JSON is in a file, within the same bounds."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelCorrupt(f"{path.name} is larger than {MAX_JSON_BYTES // 2**20} MiB.")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelCorrupt(f"{path.name} cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError):
         raise ModelCorrupt(f"{path.name} is not valid JSON.") from None
-    if not isinstance(value, dict):
-        raise ModelCorrupt(f"{path.name} is not a JSON object.")
-    return value
 
 
 def check_config(config: Mapping[str, Any]) -> None:
