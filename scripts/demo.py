@@ -84,11 +84,14 @@ class Answer:
 def show_stream(client: OpenAI) -> list[Answer]:
     title("A streamed answer, as it is made (POST /v1/chat/completions)")
     answer = Answer(client, "Explain MLX in two sentences.", echo=True, temperature=0, max_tokens=80)
+    promise(
+        bool(answer.text.strip()),
+        f"it says something: {answer.completion_tokens} tokens, finish reason {answer.finish_reason}",
+    )
     first_s, last_s = answer.arrivals_s[0], answer.arrivals_s[-1]
     promise(
         len(answer.pieces) >= 5 and first_s < 0.5 * last_s,
-        f"it came in {len(answer.pieces)} pieces, the first after {first_s:.2f} s, the last after {last_s:.2f} s "
-        f"({answer.finish_reason})",
+        f"it came in {len(answer.pieces)} pieces, the first after {first_s:.2f} s, the last after {last_s:.2f} s",
     )
     return [answer]
 
@@ -96,7 +99,10 @@ def show_stream(client: OpenAI) -> list[Answer]:
 def show_seed(client: OpenAI) -> list[Answer]:
     title("The same seed twice, at temperature 1")
     prompt = "Write a haiku about latency."
-    answers = [Answer(client, prompt, echo=True, temperature=1, seed=42, max_tokens=40) for _ in range(2)]
+    answers = []
+    for attempt in ("first", "second"):
+        print(f"  {attempt}:")
+        answers.append(Answer(client, prompt, echo=True, temperature=1, seed=42, max_tokens=40))
     promise(answers[0].text == answers[1].text != "", "both answers are the same")
     return answers
 

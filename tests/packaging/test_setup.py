@@ -104,7 +104,7 @@ def test_a_python_that_is_too_old_is_named(tmp_path: Path, python: str, found: s
 def test_the_demonstration_runs_and_keeps_its_promises() -> None:
     result = _demo()
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("✓") == 8
+    assert result.stdout.count("✓") == 9
     assert "with exit code 0" in result.stdout
 
 
