@@ -16,6 +16,9 @@ class EngineConfig:
     `prefix_cache_bytes`: computed prefixes kept for reuse; 0 turns the cache off. `prefill_chunk_tokens`: the most
     prompt tokens one forward takes. `request_timeout_s`: a request's deadline when it brings none.
     `stall_timeout_s`: with work to do and no step finished for this long, `health()` reports the engine as stuck.
+    `max_memory_bytes`: what all models may take together, weights, KV rows and prefixes. `load_on_demand`: a request
+    loads the model it names if that is on this machine; `idle_ttl_s`: such a model leaves after so long without a
+    request (None: never). Models that were loaded explicitly stay until another needs their room.
     """
 
     max_num_sequences: int = 16
@@ -27,3 +30,6 @@ class EngineConfig:
     request_timeout_s: float = 600.0
     stall_timeout_s: float = 60.0
     warm_up: bool = True
+    max_memory_bytes: int | None = None
+    load_on_demand: bool = True
+    idle_ttl_s: float | None = 3600.0

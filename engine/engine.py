@@ -1,16 +1,20 @@
 """The façade: load models, submit requests, watch and close. Thread-safe; nothing here computes.
 
 Everything that touches MLX happens on the engine thread. `submit` checks a request, counts it in and returns at once;
-its stream brings the rest. It knows token ids, not text: the OpenAI layer renders and parses.
+its stream brings the rest. Which models are in memory the pool decides and its keeper carries out (engine.models):
+every request holds a lease on its model, so that nothing is unloaded under it. It knows token ids, not text: the OpenAI
+layer renders and parses.
 """
 
+import gc
 import math
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -25,26 +29,36 @@ from basemlx.engine.errors import (
     EngineDead,
     GenerationFailed,
     InvalidRequest,
+    ModelInUse,
     ModelNotFound,
     QueueFull,
     ShuttingDown,
 )
 from basemlx.engine.kv.choose import choose_rows
-from basemlx.engine.memory import available_memory_bytes, device_memory_bytes, memory_use
-from basemlx.engine.models.loader import LoadedModel, load_model
-from basemlx.engine.models.names import resolve
-from basemlx.engine.runtime import mlx_lm_module
+from basemlx.engine.memory import available_memory_bytes, default_max_memory_bytes, memory_use
+from basemlx.engine.models.catalogue import aliases_of, repository_of
+from basemlx.engine.models.discovery import Discovery, FoundModel, usable
+from basemlx.engine.models.keeper import ModelKeeper, ModelLease
+from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps, prepare_load
+from basemlx.engine.models.loading import LoadTask, Stage, read_ahead
+from basemlx.engine.models.names import find_model
+from basemlx.engine.models.needs import needed_bytes
+from basemlx.engine.models.pool import State
+from basemlx.engine.runtime import mlx_lm_module, mx
 from basemlx.engine.types import GenerationRequest, ModelInfo, Timings, Usage
 
 Progress = Callable[[str, float], None]
 Observer = Callable[[FinishedRequest], None]
 
 KV_SHARE = 0.5
-"""Of the memory left after loading a model, what its rows may take by default."""
+"""Of the memory that all models' weights leave, what KV rows may take by default, in equal parts."""
 
 PREFIX_SHARE = 0.1
 PREFIX_CONTEXTS = 2
-"""The prefix cache holds two full contexts by default, within a tenth of the device's memory."""
+"""A prefix cache holds two full contexts by default; all of them together, a tenth of what models may take."""
+
+ROOM_SHARE = 0.9
+"""Of the memory that is available, what a load may count on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,7 @@ class EngineStats:
 
     running: int = 0
     waiting: int = 0
+    models_loaded: int = 0
     steps: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -77,6 +92,23 @@ class EngineStats:
     peak_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a model's files are, and the adapter that goes on top."""
+
+    found: FoundModel
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request that is not finished, and its hold on its model."""
+
+    request: GenerationRequest
+    mailbox: Mailbox
+    lease: ModelLease
+
+
 class Engine:
     """Runs language models in this process. One is enough; use it as a context manager or call `close`.
 
@@ -88,14 +120,20 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         observer: Observer | None = None,
+        discovery: Discovery | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config or EngineConfig()
+        self.discovery = discovery or Discovery()
         self._observer = observer
         self._clock = clock
         self._lock = threading.Lock()
         self._workers: dict[str, ModelWorker] = {}
-        self._open: dict[str, tuple[GenerationRequest, Mailbox]] = {}
+        self._loads: list[LoadTask[int]] = []
+        self._sources: dict[
+            str, _Source
+        ] = {}  # of models that were loaded by hand, so that they can come back
+        self._open: dict[str, _Open] = {}
         self._open_rows = 0
         self._recent_s: deque[float] = deque(maxlen=32)
         self._totals: Counter[str] = Counter()
@@ -104,68 +142,257 @@ class Engine:
         self._closed = False
         self._dead = False
         self._idle = threading.Condition(self._lock)
+        self._max_memory_bytes = self.config.max_memory_bytes or default_max_memory_bytes()
         self._thread = EngineThread(self._steps, self._step_failed, self._died, clock)
         self._thread.start()
+        self._keeper = ModelKeeper(
+            self._load_now, self._drop_now, self._ceiling, clock, default_idle_ttl_s=self.config.idle_ttl_s
+        )
+        self._keeper.start()
         self._at_exit = weakref.finalize(self, _stop_thread, self._thread)
 
     # models
 
-    def load(self, name: str, *, folder: Path | None = None, progress: Progress | None = None) -> ModelInfo:
+    def load(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        adapter: Path | None = None,
+        progress: Progress | None = None,
+        pinned: bool = False,
+        idle_ttl_s: float | None = None,
+    ) -> ModelInfo:
         """Loads a model and warms it up; returns at once if it is loaded. Blocks; call it from any thread.
 
-        `name` is `tiny`, a Hugging Face `org/name` that is on this machine, or a local folder; `folder` gives the
-        files of a name explicitly. Raises ModelNotFound, ModelLoadFailed, ModelCorrupt or OutOfMemory.
+        `name` is `tiny`, a short name, a Hugging Face `org/name` that is on this machine, or a local folder; `folder`
+        gives the files of a name explicitly, `adapter` a folder with a LoRA adapter. It stays until another model needs
+        its room (never, if `pinned`) or it was idle for `idle_ttl_s`. Raises ModelNotFound, ModelLoadFailed,
+        ModelCorrupt or OutOfMemory.
         """
-        known = self._workers.get(name)
-        if known is not None:
-            return known.loaded.info
-        path = folder if folder is not None else resolve(name, allow_paths=True)
-        public_name = path.name if folder is None and path.is_dir() and Path(name).exists() else name
-        return self._thread.call(lambda: self._load(public_name, path, progress))
+        if folder is not None:
+            found = FoundModel(name=name, folder=folder, source="folder")
+        elif name in self._sources:
+            found = self._sources[name].found
+        else:
+            found = find_model(name, self.discovery, allow_paths=True)
+        with self._lock:
+            self._refuse_if_not_serving()
+            known = self._workers.get(found.name)
+            if known is None or adapter is not None:
+                self._sources[found.name] = _Source(found, adapter)
+        request = self._request(
+            found.name, progress=progress, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s
+        )
+        with _result(request) as lease:
+            return self._workers[lease.name].loaded.info
 
-    def _load(self, name: str, folder: Path, progress: Progress | None) -> ModelInfo:
-        if name in self._workers:
-            return self._workers[name].loaded.info
+    def unload(self, name: str, *, timeout_s: float | None = None) -> bool:
+        """Takes a model out of memory once its running requests are done; False if it is not loaded. Blocks. Raises
+        ModelInUse if they take longer than `timeout_s`: the model stays then."""
+        future = self.begin_unload(name)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            if future.cancel():
+                raise ModelInUse(f"The model {name!r} is in use. Try again later.", retry_after_s=5) from None
+            return future.result()
+
+    def begin_unload(self, name: str) -> "Future[bool]":
+        """`unload` without waiting: cancelling the future lets the model stay."""
+        return self._keeper.unload(self._name_of(name))
+
+    def reserve(self, name: str) -> "Future[ModelLease]":
+        """A lease on a model, loaded first if it is on this machine: as soon as there is room for it. Does not wait for
+        that. The lease keeps it in memory until it is released; cancelling the future gives it up.
+
+        Raises ModelNotFound, ModelLoadFailed or ModelCorrupt for what is known at once; the rest is the future's."""
+        held = self._keeper.acquire(self._name_of(name))
+        if held is not None:
+            done: Future[ModelLease] = Future()
+            done.set_result(held)
+            return done
+        with self._lock:
+            self._refuse_if_not_serving()
+        known = self._name_of(name)
+        if known not in self._workers and not self.config.load_on_demand:
+            raise self._not_loaded(name)
+        if known not in self._sources:
+            known = find_model(name, self.discovery, allow_paths=False).name
+        return self._request(known)
+
+    def loaded(self, name: str) -> LoadedModel:
+        """The model of that name, loaded first if need be (which blocks). Raises ModelNotFound and what `load` does."""
+        with _result(self.reserve(name)) as lease:
+            return self._workers[lease.name].loaded
+
+    def models(self) -> list[ModelInfo]:
+        """Every model that can be used: those in memory in order of loading, then what else is on this machine."""
+        now_s = self._clock()
+        infos: dict[str, ModelInfo] = {}
+        for resident in self._keeper.residents():
+            worker = self._workers.get(resident.name)
+            info = worker.loaded.info if worker is not None else self._found_info(resident.name)
+            if info is not None:
+                expires_s = resident.expires_s
+                infos[resident.name] = replace(
+                    info,
+                    loaded=resident.state is State.LOADED,
+                    state=resident.state.value,
+                    memory_bytes=resident.num_bytes,
+                    users=resident.refs,
+                    pinned=resident.pinned,
+                    expires_in_s=None if expires_s is None else max(0.0, expires_s - now_s),
+                )
+        for name in list(self._sources):
+            if name not in infos and (info := self._found_info(name)) is not None:
+                infos[name] = info
+        for found in usable(self.discovery.scan()):
+            infos.setdefault(found.name, _info_of(found))
+        return list(infos.values())
+
+    def _found_info(self, name: str) -> ModelInfo | None:
+        source = self._sources.get(name)
+        found = self.discovery.find(name)
+        if found is not None and (source is None or source.found.folder == found.folder):
+            return _info_of(found)
+        return None if source is None else _info_of(source.found)
+
+    def _name_of(self, name: str) -> str:
+        """What a model is called in the books: short names stand for their repository."""
+        return name if name in self._sources else repository_of(name)
+
+    def _not_loaded(self, name: str) -> ModelNotFound:
+        names = ", ".join(repr(known) for known in list(self._workers)) or "none"
+        return ModelNotFound(f"Model {name!r} is not loaded here. Loaded: {names}.", param="model")
+
+    def _request(
+        self,
+        name: str,
+        *,
+        progress: Progress | None = None,
+        stays: bool = False,
+        pinned: bool = False,
+        idle_ttl_s: float | None = None,
+    ) -> "Future[ModelLease]":
+        num_bytes = 0 if name in self._workers else self._needed_bytes(self._source(name))
+        return self._keeper.request(
+            name, num_bytes, progress=progress, stays=stays, pinned=pinned, idle_ttl_s=idle_ttl_s
+        )
+
+    def _source(self, name: str) -> _Source:
+        source = self._sources.get(name)
+        return source or _Source(find_model(name, self.discovery, allow_paths=False))
+
+    def _needed_bytes(self, source: _Source) -> int:
+        return needed_bytes(source.found.folder, source.adapter, self.config, self._max_memory_bytes)
+
+    # the keeper's side: on its thread
+
+    def _ceiling(self, held_bytes: int) -> int:
+        """What models may take now: the limit, or less where the machine has less to give."""
+        given_back = sum(worker.prefix_cache.nbytes for worker in list(self._workers.values()))
+        spare_bytes = available_memory_bytes() + given_back + memory_use().cache_bytes
+        return min(self._max_memory_bytes, held_bytes + int(ROOM_SHARE * spare_bytes))
+
+    def _load_now(self, name: str, progress: Progress) -> int:
+        """The bytes that the model takes, once it is loaded."""
+        source = self._source(name)
+        progress("checking", 0.0)
+        found = self.discovery.find(name)
+        found = source.found if found is None or found.folder != source.found.folder else found
+        prepared = prepare_load(
+            found.folder,
+            name,
+            adapter=source.adapter,
+            source=found.source,
+            capabilities=found.capabilities,
+            aliases=aliases_of(name),
+        )
+        needed = self._needed_bytes(source)
+        if self._workers:
+            if needed > available_memory_bytes():
+                self._thread.call(self._relieve)
+            read_ahead(sorted(found.folder.glob("model*.safetensors")), progress, lambda: self._closed)
+        task = LoadTask(self._load_steps(prepared, needed), progress, self._others_have_work)
+        self._thread.post(lambda: self._loads.append(task))
+        return _wait_for(task.done, self._thread)
+
+    def _drop_now(self, name: str) -> None:
+        self._thread.call(lambda: self._drop(name))
+
+    # the engine thread's side of it
+
+    def _others_have_work(self) -> bool:
+        return any(worker.has_work for worker in self._workers.values())
+
+    def _load_steps(self, prepared: PreparedModel, needed: int) -> Generator[Stage, None, int]:
         config = self.config
-        loaded = load_model(folder, name, max_context_tokens=config.max_context_tokens, progress=progress)
+        loaded = yield from load_steps(prepared, max_context_tokens=config.max_context_tokens)
+        yield "warming up", 0.0
         make_cache = mlx_lm_module("models.cache").make_prompt_cache
         rows = choose_rows(loaded.model, lambda: make_cache(loaded.model), loaded.vocab_size)
-        kv_budget = config.kv_budget_bytes
-        if kv_budget is None:
-            kv_budget = int(KV_SHARE * available_memory_bytes())
-        prefix_budget = config.prefix_cache_bytes
-        if prefix_budget is None:
-            contexts = PREFIX_CONTEXTS * rows.bytes_for(1, loaded.context_tokens)
-            prefix_budget = min(contexts, int(PREFIX_SHARE * device_memory_bytes()))
         worker = ModelWorker(
             loaded,
             rows,
             config,
-            kv_budget_bytes=kv_budget,
-            prefix_cache_bytes=prefix_budget,
+            kv_budget_bytes=0,
+            prefix_cache_bytes=0,
             clock=self._clock,
             on_finished=self._request_finished,
         )
+        yield "warming up", 0.5
         if config.warm_up:
             worker.warm_up()
         with self._lock:
-            self._workers[name] = worker
-        return loaded.info
+            self._workers[prepared.name] = worker
+        self._share_memory()
+        return max(needed, loaded.weights_bytes)
 
-    def loaded(self, name: str) -> LoadedModel:
-        """The loaded model of that name. Raises ModelNotFound."""
-        return self._worker(name).loaded
-
-    def models(self) -> list[ModelInfo]:
-        """The loaded models, in order of loading."""
-        return [worker.loaded.info for worker in list(self._workers.values())]
-
-    def _worker(self, name: str) -> ModelWorker:
+    def _drop(self, name: str) -> None:
         worker = self._workers.get(name)
         if worker is None:
-            names = ", ".join(repr(known) for known in self._workers) or "none"
-            raise ModelNotFound(f"Model {name!r} is not loaded here. Loaded: {names}.", param="model")
-        return worker
+            return
+        worker.fail_all(
+            GenerationFailed("The model was unloaded.")
+        )  # nobody is left: it settles what is in flight
+        worker.prefix_cache.clear()
+        with self._lock:
+            del self._workers[name]
+        self._totals["steps"] += worker.num_steps
+        del worker
+        gc.collect()  # modules refer to each other in circles
+        mx.clear_cache()
+        self._share_memory()
+
+    def _share_memory(self) -> None:
+        """Divides what the weights leave among the models: KV rows and prefixes."""
+        workers = list(self._workers.values())
+        if not workers:
+            return
+        weights = sum(worker.loaded.weights_bytes for worker in workers)
+        held = sum(worker.kv_bytes + worker.prefix_cache.nbytes for worker in workers)
+        spare = max(0, min(self._max_memory_bytes - weights, available_memory_bytes() + held))
+        for worker in workers:
+            kv_budget = self.config.kv_budget_bytes
+            if kv_budget is None:
+                kv_budget = int(KV_SHARE * spare / len(workers))
+            prefix_budget = self.config.prefix_cache_bytes
+            if prefix_budget is None:
+                contexts = PREFIX_CONTEXTS * worker.row_bytes(worker.loaded.context_tokens)
+                share = PREFIX_SHARE * min(self._max_memory_bytes, 2 * spare) / len(workers)
+                prefix_budget = min(contexts, int(share))
+            worker.set_budgets(kv_budget, prefix_budget)
+
+    def _relieve(self) -> None:
+        """Gives back what can be computed again."""
+        for worker in self._workers.values():
+            worker.prefix_cache.clear()
+        mx.clear_cache()
+
+    def _cancel_loads(self) -> None:
+        for task in self._loads:
+            task.cancel()
 
     # requests
 
@@ -175,7 +402,15 @@ class Engine:
         Raises ModelNotFound, InvalidRequest, ContextLengthExceeded, QueueFull, ShuttingDown or EngineDead. Leaving
         the stream (abort, `with`, dropping it) gives its rows back.
         """
-        worker = self._worker(request.model)
+        lease = _result(self.reserve(request.model))
+        try:
+            return self._submit(request, lease)
+        except BaseException:
+            lease.release()
+            raise
+
+    def _submit(self, request: GenerationRequest, lease: ModelLease) -> GenerationStream:
+        worker = self._workers[lease.name]
         max_tokens = self._checked_max_tokens(request, worker)
         now_s = self._clock()
         timeout_s = self.config.request_timeout_s if request.timeout_s is None else request.timeout_s
@@ -192,7 +427,7 @@ class Engine:
                 raise InvalidRequest(
                     f"A request {request.request_id!r} is running already.", param="request_id"
                 )
-            self._open[request.request_id] = (request, mailbox)
+            self._open[request.request_id] = _Open(request, mailbox, lease)
             self._open_rows += rows
         try:
             self._thread.post(
@@ -273,7 +508,7 @@ class Engine:
         entry = self._open.get(request_id)
         if entry is None:
             return
-        worker = self._workers.get(entry[0].model)
+        worker = self._workers.get(entry.lease.name)
         try:
             if worker is not None:
                 self._thread.post(lambda: worker.abort(request_id))
@@ -294,14 +529,17 @@ class Engine:
         with self._lock:
             entry = self._open.pop(request_id, None)
             if entry is not None:
-                self._open_rows -= entry[0].sampling.n
+                self._open_rows -= entry.request.sampling.n
             if not self._open:
                 self._idle.notify_all()
+        if entry is not None:
+            entry.lease.release()
 
     # the engine thread's side
 
     def _steps(self) -> list[Steps]:
-        return list(self._workers.values())
+        self._loads = [task for task in self._loads if task.has_work]
+        return [*self._workers.values(), *self._loads]
 
     def _step_failed(self, worker: Steps, error: Exception) -> bool:
         """A step raised: the model's requests end with an error, its rows and prefixes are dropped, and a probe decides
@@ -316,9 +554,10 @@ class Engine:
         error = EngineDead("The engine has stopped after an error. Restart the process.")
         with self._lock:
             entries = list(self._open.values())
-        for request, mailbox in entries:
-            mailbox.end(Usage(len(request.prompt_token_ids)), Timings(0.0, None, 0.0, None), error)
-            self._count_out(request.request_id)
+        for entry in entries:
+            usage = Usage(len(entry.request.prompt_token_ids))
+            entry.mailbox.end(usage, Timings(0.0, None, 0.0, None), error)
+            self._count_out(entry.request.request_id)
 
     # watching
 
@@ -348,7 +587,8 @@ class Engine:
         return EngineStats(
             running=running,
             waiting=waiting,
-            steps=sum(worker.num_steps for worker in workers),
+            steps=self._totals["steps"] + sum(worker.num_steps for worker in workers),
+            models_loaded=len(workers),
             prompt_tokens=self._totals["prompt_tokens"],
             completion_tokens=self._totals["completion_tokens"],
             cached_tokens=self._totals["cached_tokens"],
@@ -363,6 +603,7 @@ class Engine:
 
     def check_integrity(self) -> None:
         """Raises AssertionError if queues, rows and caches do not agree; with no request open, if anything is held."""
+        self._keeper.check_integrity()
         for worker in list(self._workers.values()):
             self._thread.call(worker.check_integrity)
 
@@ -381,7 +622,9 @@ class Engine:
                 return
             self._closed = self._draining = True
         error = ShuttingDown("The engine was closed.")
+        self._keeper.close()
         try:
+            self._thread.post(self._cancel_loads)
             for worker in list(self._workers.values()):
                 self._thread.post(lambda worker=worker: worker.fail_all(error))  # type: ignore[misc]
             self._thread.call(lambda: None)
@@ -395,6 +638,49 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _result(future: "Future[ModelLease]") -> ModelLease:
+    """Waits for a lease. Whoever is interrupted meanwhile leaves none behind."""
+    try:
+        return future.result()
+    except BaseException:
+        if not future.cancel():
+            future.add_done_callback(release_unclaimed)
+        raise
+
+
+def release_unclaimed(future: "Future[ModelLease]") -> None:
+    """For a future whose lease nobody takes any more."""
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()
+
+
+def _wait_for(future: "Future[int]", thread: EngineThread) -> int:
+    while True:
+        try:
+            return future.result(timeout=0.5)
+        except TimeoutError:
+            if not future.done() and not thread.alive:
+                raise EngineDead(
+                    "The engine stopped while the model was loaded. Restart the process."
+                ) from None
+
+
+def _info_of(found: FoundModel) -> ModelInfo:
+    return ModelInfo(
+        name=found.name,
+        loaded=False,
+        model_type=found.model_type,
+        context_tokens=found.context_tokens,
+        size_bytes=found.size_bytes,
+        quantization=found.quantization,
+        created_s=found.created_s,
+        source=found.source,
+        capabilities=found.capabilities,
+        aliases=found.aliases,
+        problem=found.problem,
+    )
 
 
 def _stop_thread(thread: EngineThread) -> None:

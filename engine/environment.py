@@ -1,6 +1,7 @@
 """The one place where basemlx reads environment variables.
 
     BASEMLX_OPENBLAS   path of an OpenBLAS to use on a Linux CPU device, or `off` for MLX's own BLAS
+    BASEMLX_MODELS     folders with models of one's own, separated as in PATH
 
 Variables of others (HF_HOME, HF_HUB_OFFLINE, OPENBLAS_NUM_THREADS) are read by the libraries they belong to.
 Knows nothing of what the values are used for.
@@ -9,9 +10,10 @@ Knows nothing of what the values are used for.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 PREFIX = "BASEMLX_"
-KNOWN_NAMES = frozenset({"BASEMLX_OPENBLAS"})
+KNOWN_NAMES = frozenset({"BASEMLX_MODELS", "BASEMLX_OPENBLAS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Environment:
     """Settings that only make sense per machine. `unknown_names` are misspelt ones: a start-up error at the edge."""
 
     openblas: str | None = None
+    model_folders: tuple[Path, ...] = ()
     unknown_names: tuple[str, ...] = ()
 
     @classmethod
@@ -27,6 +30,11 @@ class Environment:
         values = os.environ if environ is None else environ
         return cls(
             openblas=values.get("BASEMLX_OPENBLAS") or None,
+            model_folders=tuple(
+                Path(part).expanduser().resolve()
+                for part in values.get("BASEMLX_MODELS", "").split(os.pathsep)
+                if part.strip()
+            ),
             unknown_names=tuple(
                 sorted(name for name in values if name.startswith(PREFIX) and name not in KNOWN_NAMES)
             ),

@@ -7,6 +7,7 @@
     ├── AuthenticationFailed           401     invalid_request_error   invalid_api_key
     ├── RequestForbidden               403     invalid_request_error   forbidden
     ├── ModelNotFound                  404     invalid_request_error   model_not_found
+    ├── ModelInUse                     409     invalid_request_error   model_in_use        (retry_after_s)
     ├── RequestTooLarge                413     invalid_request_error   request_too_large
     ├── UnsupportedMediaType           415     invalid_request_error   unsupported_media_type
     ├── QueueFull                      429     rate_limit_error        queue_full          (retry_after_s)
@@ -95,6 +96,14 @@ class ModelNotFound(BaseMLXError):
     status = 404
     type = "invalid_request_error"
     default_code = "model_not_found"
+
+
+class ModelInUse(BaseMLXError):
+    """Running requests keep the model from being unloaded."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "model_in_use"
 
 
 class RequestTooLarge(BaseMLXError):

@@ -14,6 +14,7 @@ from basemlx.engine.runtime import mx, prepare
 
 _MIB = 2**20
 _CGROUP = Path("/sys/fs/cgroup")
+_MODELS_SHARE = {"metal": 0.9, "cuda": 0.9, "cpu": 0.75}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ def available_memory_bytes() -> int:
         if isinstance(free, int) and free > 0:
             return free + mx.get_cache_memory()
     return max(device_memory_bytes() - mx.get_active_memory(), 0)
+
+
+def default_max_memory_bytes() -> int:
+    """What models may take together unless told otherwise: a share that leaves the machine usable. Metal's recommended
+    working set already is one."""
+    return int(device_memory_bytes() * _MODELS_SHARE[prepare().device])
 
 
 def limit_free_list() -> int:

@@ -166,7 +166,12 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a caller may know about a model. No path of the machine is in it."""
+    """What a caller may know about a model. No path of the machine is in it.
+
+    `source`: built-in, huggingface, lmstudio or folder. `capabilities`: chat, completion, tools, reasoning, embedding.
+    `aliases`: shorter names it answers to. `problem`: why it cannot be loaded as it lies there. The rest is of loaded
+    ones: what they take in memory, how many use them now, and when an idle one will leave.
+    """
 
     name: str
     loaded: bool
@@ -175,3 +180,12 @@ class ModelInfo:
     size_bytes: int
     quantization: str | None
     created_s: int
+    source: str = "folder"
+    capabilities: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    problem: str | None = None
+    state: str = ""
+    memory_bytes: int = 0
+    users: int = 0
+    pinned: bool = False
+    expires_in_s: float | None = None

@@ -51,7 +51,7 @@ class Scheduler:
     ) -> None:
         self._max_num_sequences = max_num_sequences
         self._max_waiting = max_waiting
-        self._kv_budget_bytes = kv_budget_bytes
+        self.kv_budget_bytes = kv_budget_bytes
         self._row_bytes = row_bytes
         self._cached_tokens = cached_tokens
         self._pacer = pacer
@@ -133,7 +133,7 @@ class Scheduler:
 
     def fits(self, rows: int, tokens: int) -> bool:
         """Whether so many rows of so many tokens could ever run."""
-        return rows <= self._max_num_sequences and self._row_bytes(rows, tokens) <= self._kv_budget_bytes
+        return rows <= self._max_num_sequences and self._row_bytes(rows, tokens) <= self.kv_budget_bytes
 
     @property
     def queue_is_full(self) -> bool:
@@ -186,7 +186,7 @@ class Scheduler:
     def _make_room(self, plan: Schedule) -> None:
         """Preempts until the rows that run fit the KV budget for one more token each."""
         while (holding := self._holding()) and (
-            self._row_bytes(self.num_running, self._longest(holding)) > self._kv_budget_bytes
+            self._row_bytes(self.num_running, self._longest(holding)) > self.kv_budget_bytes
         ):
             if len(holding) == 1:
                 plan.starved.append(holding[0].request)
@@ -205,7 +205,7 @@ class Scheduler:
             longest = self._longest([*self._holding(), leader])
             if rows > self._max_num_sequences:
                 return
-            if self._holding() and self._row_bytes(rows, longest) > self._kv_budget_bytes:
+            if self._holding() and self._row_bytes(rows, longest) > self.kv_budget_bytes:
                 return
             self._waiting.pop(0)
             leader.status = Status.PREFILL

@@ -89,6 +89,18 @@ class ModelWorker:
         """Makes kernels ready and teaches the pacer what steps cost here."""
         self._pacer.seed(*self._runner.rehearse())
 
+    def set_budgets(self, kv_budget_bytes: int, prefix_cache_bytes: int) -> None:
+        """New limits. KV never falls below what requests that were taken in may still need alone; it can be lowered
+        again when they are done."""
+        needed = [
+            self._rows.bytes_for(len(r.sequences), len(r.prompt_token_ids) + r.max_tokens)
+            for r in self.scheduler.requests
+        ]
+        floor = min(max(needed, default=0), self.scheduler.kv_budget_bytes)
+        self.scheduler.kv_budget_bytes = max(kv_budget_bytes, floor)
+        if self.prefix_cache.evict(prefix_cache_bytes):
+            self.prefix_cache.budget_bytes = prefix_cache_bytes
+
     # in and out
 
     def submit(
@@ -359,3 +371,7 @@ class ModelWorker:
     @property
     def kv_bytes(self) -> int:
         return self._rows.nbytes
+
+    def row_bytes(self, tokens: int) -> int:
+        """Bytes of one row of so many positions."""
+        return self._rows.bytes_for(1, tokens)

@@ -1,13 +1,16 @@
 """Loads a checked model folder into memory through mlx-lm, and puts together all the engine needs to run it.
 
-Called on the engine thread, which owns every MLX object. mlx-lm builds the architecture and reads the weights; its
-tokenizers, downloads and custom-code hooks are not used. A failure leaves nothing behind but an error that names the
-model's file or the figure at fault, with what to do about it.
+    prepare_load    reads and checks files, makes tokenizer and template: any thread, no MLX
+    load_steps      builds the architecture, reads and evaluates the weights: the engine thread, which owns every MLX
+                    object, in steps short enough that other models go on answering between them
+
+mlx-lm builds the architecture and reads the weights; its tokenizers, downloads and custom-code hooks are not used. A
+failure leaves nothing behind but an error that names the model's file or the figure at fault, with what to do about it.
 """
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from basemlx.engine.errors import BaseMLXError, ModelCorrupt, ModelLoadFailed, O
 from basemlx.engine.memory import available_memory_bytes, limit_free_list
 from basemlx.engine.models import config as model_config
 from basemlx.engine.models import cpu_attention
+from basemlx.engine.models.adapter import Adapter, apply_adapter, check_adapter
 from basemlx.engine.models.folder import ModelFolder, check_folder
 from basemlx.engine.models.precision import Precision, estimate_bytes, materialise
 from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
@@ -25,7 +29,8 @@ from basemlx.engine.types import ModelInfo
 
 logger = logging.getLogger("basemlx.engine")
 
-Progress = Callable[[str, float], None]
+Stage = tuple[str, float]
+"""What a load is at, and how much of that is done."""
 
 # Shares of the memory that is available. What is left is for KV rows, temporaries and the rest of the machine; dense
 # weights are a choice and leave more.
@@ -54,30 +59,53 @@ class LoadedModel:
     weights_bytes: int
 
 
-def load_model(
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """All of a model but what MLX holds. `name` is what callers know it by, `source` where it was found."""
+
+    name: str
+    checked: ModelFolder
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    adapter: Adapter | None
+    source: str
+    capabilities: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+def prepare_load(
     folder: Path,
     name: str,
     *,
-    max_context_tokens: int | None = None,
-    progress: Progress | None = None,
-) -> LoadedModel:
-    """Checks, loads and evaluates the model in `folder`; `name` is what callers know it by.
-
-    `progress(stage, fraction)` is called with the stages "checking", "tokenizer" and "weights". Raises ModelCorrupt,
-    ModelLoadFailed or OutOfMemory.
-    """
-    report = progress or (lambda _stage, _fraction: None)
-    report("checking", 0.0)
+    adapter: Path | None = None,
+    source: str = "folder",
+    capabilities: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+) -> PreparedModel:
+    """Checks the folder and reads what is text. Raises ModelCorrupt or ModelLoadFailed."""
     checked = check_folder(folder)
-    _check_room(checked.size_bytes, name)
-    report("tokenizer", 0.0)
     tokenizer = Tokenizer.from_folder(folder)
     template = ChatTemplate.from_folder(folder, tokenizer)
+    checked_adapter = None if adapter is None else check_adapter(adapter)
+    return PreparedModel(name, checked, tokenizer, template, checked_adapter, source, capabilities, aliases)
+
+
+def load_steps(
+    prepared: PreparedModel, *, max_context_tokens: int | None = None
+) -> Generator[Stage, None, LoadedModel]:
+    """Loads as it is advanced, and returns the model. Raises ModelCorrupt, ModelLoadFailed or OutOfMemory; giving it up
+    before its end (`close`) leaves nothing in memory."""
+    checked, tokenizer = prepared.checked, prepared.tokenizer
     limit_free_list()
+    yield "architecture", 0.0
     model, config = _build(checked)
+    if prepared.adapter is not None:
+        apply_adapter(model, prepared.adapter)
+    yield "weights", 0.0
     try:
-        precision, weights_bytes = _choose_precision(model, name)
-        materialise(model, precision, report)
+        precision, weights_bytes = _choose_precision(model, prepared.name)
+        for share in materialise(model, precision):
+            yield "weights", share
         vocab_size = _logit_width(model)
     except BaseMLXError:
         raise
@@ -91,17 +119,20 @@ def load_model(
         checked.generation_config, checked.config
     )
     info = ModelInfo(
-        name=name,
+        name=prepared.name,
         loaded=True,
         model_type=str(checked.config["model_type"]),
         context_tokens=min(context_tokens, max_context_tokens or context_tokens),
         size_bytes=checked.size_bytes,
         quantization=model_config.quantization_name(checked.config),
         created_s=checked.created_s,
+        source=prepared.source,
+        capabilities=prepared.capabilities,
+        aliases=prepared.aliases,
     )
     logger.info(
         "model loaded name=%s type=%s precision=%s weights_mb=%d context_tokens=%d",
-        name,
+        info.name,
         info.model_type,
         precision,
         weights_bytes // 10**6,
@@ -112,7 +143,7 @@ def load_model(
         model=model,
         config=config,
         tokenizer=tokenizer,
-        template=template,
+        template=prepared.template,
         vocab_size=vocab_size,
         context_tokens=info.context_tokens,
         eos_token_ids=frozenset(token for token in eos_token_ids if token < vocab_size),

@@ -3,10 +3,10 @@
     want ──▶ queue ──▶ next_action ──▶ Load │ Unload │ Grant │ Refuse │ Wait      carried out by engine.models.keeper
 
 A model is held by reference counts: what is in use is never unloaded. Idle models leave in order of last use when
-another needs their room under the ceiling, or when their idle time is over; pinned ones only when asked to. The queue of
-wanted models is served strictly in order. Those that must make room for its head take no new users meanwhile, so that a
-busy model cannot keep another out, and two models that do not fit together take turns instead of swapping at every
-request: whoever asks while the other runs is served together in the next turn.
+another needs their room under the ceiling, or when their idle time is over; pinned ones only when asked to. The queue
+of wanted models is served strictly in order. Those that must make room for its head take no new users meanwhile: a busy
+model cannot keep another out, and two models that do not fit together take turns instead of swapping at every request,
+since whoever asks while the other runs is served together in the next turn.
 
 Imports no MLX, starts no thread and reads no clock; its caller holds a lock around every method. Times in seconds.
 """

@@ -14,19 +14,19 @@ holds for a model that was loaded with `lazy=True` and not evaluated since.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
 
 Precision = Literal["stored", "dense", "cast"]
-Progress = Callable[[str, float], None]
 
 _FLOAT32_BYTES = 4
 
 
-def materialise(model: nn.Module, precision: Precision, progress: Progress | None = None) -> None:
-    """Evaluates all weights in place. A module that sits in two places (tied embeddings) stays one."""
+def materialise(model: nn.Module, precision: Precision) -> Iterator[float]:
+    """Evaluates all weights in place, one module each time it is advanced; yields the share that is done. A module that
+    sits in two places (tied embeddings) stays one."""
     leaves = _leaves(model)
     dense_kinds = _dense_kinds()
     by_columns = precision == "dense" and _uses_reference_blas()
@@ -41,8 +41,7 @@ def materialise(model: nn.Module, precision: Precision, progress: Progress | Non
         if by_columns and type(leaf) in (nn.Linear, nn.Embedding):
             leaf.weight = mx.contiguous(leaf.weight.T).T
         mx.eval(leaf.parameters())
-        if progress is not None:
-            progress("weights", done / total)
+        yield done / total
     if precision != "stored":
         model.set_dtype(mx.float32)  # parameters that sit on a block itself, beside its modules
     mx.eval(model.parameters())

@@ -282,7 +282,7 @@ def test_models_of_the_hub_cache_are_listed_with_their_sizes(
 def test_a_model_that_cannot_be_run_is_reported_not_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basemlx.engine.models.names.built_in_folder", lambda: None)
+    monkeypatch.setattr("basemlx.engine.models.discovery.built_in_folder", lambda: None)
     check = selftest()
     assert check.verdict == "FAIL"
     assert "ModelNotFound" in check.summary

@@ -1,0 +1,335 @@
+"""What lies on this machine: models of the Hugging Face cache, of LM Studio and of the user's own folders.
+
+    built-in     the package's own `tiny`
+    huggingface  <cache>/models--ORG--NAME/snapshots/COMMIT
+    lmstudio     <folder>/PUBLISHER/NAME, where LM Studio keeps or kept its models or its settings say it does
+    folder       BASEMLX_MODELS: folders that are models, or hold NAME or ORG/NAME
+
+Names come from strangers over HTTP: they are looked up in the table made here and never joined to a path. A model
+counts only if its files lie in its own part of the cache. What is incomplete or of a foreign format is in the table
+too, with the reason. Reads names, sizes and small JSON; a scan that finds nothing changed reads no file.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from basemlx.engine.environment import Environment
+from basemlx.engine.errors import ModelLoadFailed
+from basemlx.engine.models import config as model_config
+from basemlx.engine.models.catalogue import aliases_of
+from basemlx.engine.models.config import Config, read_json_object
+from basemlx.engine.models.folder import check_folder
+
+BUILT_IN_NAME = "tiny"
+CACHE_PREFIX = "models--"
+_MAX_ENTRIES = 10_000
+_MAX_FILES = 2_000
+
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_HUB_NAME = re.compile(rf"{_PART}/{_PART}")
+_LOCAL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
+
+Signature = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model on this machine. `problem` says why it cannot be loaded as it lies there; then figures may be 0."""
+
+    name: str
+    folder: Path
+    source: str
+    size_bytes: int = 0
+    context_tokens: int = 0
+    model_type: str = ""
+    quantization: str | None = None
+    capabilities: tuple[str, ...] = ()
+    created_s: int = 0
+    problem: str | None = None
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        return aliases_of(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlaces:
+    """Where to look. `built_in` None: an installation without it."""
+
+    built_in: Path | None
+    hub_cache: Path
+    lm_studio: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+    @classmethod
+    def of_this_machine(cls) -> "ModelPlaces":
+        return cls(
+            built_in=built_in_folder(),
+            hub_cache=hub_cache_folder(),
+            lm_studio=lm_studio_folders(Path.home()),
+            folders=Environment.read().model_folders,
+        )
+
+
+class Discovery:
+    """Scans when asked and remembers what has not changed since. Safe to use from any thread.
+
+    `places` None asks the machine at every scan, so that a changed setting counts."""
+
+    def __init__(self, places: ModelPlaces | None = None) -> None:
+        self._places = places
+        self._known: dict[Path, tuple[Signature, FoundModel]] = {}
+        self._lock = threading.Lock()
+
+    def scan(self) -> tuple[FoundModel, ...]:
+        """Every model, one a name: the built-in one, then by name. Of several with one name a whole one comes before a
+        broken one, and the Hugging Face cache before other places."""
+        places = self._places or ModelPlaces.of_this_machine()
+        with self._lock:
+            seen: dict[Path, tuple[Signature, FoundModel]] = {}
+            found: dict[str, FoundModel] = {}
+            for name, folder, source in _candidates(places):
+                model = self._described(name, folder, source, seen)
+                if model is not None and (
+                    name not in found or (found[name].problem is not None and model.problem is None)
+                ):
+                    found[name] = model
+            self._known = seen
+        built_in = found.pop(BUILT_IN_NAME, None)
+        others = sorted(found.values(), key=lambda model: model.name.lower())
+        return tuple(others if built_in is None else [built_in, *others])
+
+    def find(self, name: str) -> FoundModel | None:
+        return next((model for model in self.scan() if model.name == name), None)
+
+    def _described(
+        self, name: str, folder: Path, source: str, seen: dict[Path, tuple[Signature, FoundModel]]
+    ) -> FoundModel | None:
+        root = folder.parent.parent if source == "huggingface" else None
+        signature = _signature(folder)
+        known = self._known.get(folder)
+        if known is not None and known[0] == signature:
+            seen[folder] = known
+            return known[1]
+        model = _describe(name, folder, source, root, signature)
+        if model is not None:
+            seen[folder] = signature, model
+        return model
+
+
+# places
+
+
+def built_in_folder() -> Path | None:
+    """Where the package keeps `tiny`; None in an installation without it."""
+    folder = Path(str(files("basemlx.engine"))) / "tiny" / "model"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def hub_cache_folder() -> Path:
+    """The Hugging Face cache, where HF_HOME and HF_HUB_CACHE say it is."""
+    from huggingface_hub import constants  # takes 0.1 s, and not every process asks
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def lm_studio_folders(home: Path) -> tuple[Path, ...]:
+    """Where LM Studio keeps its models: the folder of its settings, its usual one, and the one of older versions."""
+    studio = home / ".lmstudio"
+    try:
+        pointed = (home / ".lmstudio-home-pointer").read_text(encoding="utf-8").strip()
+        studio = Path(pointed) if pointed and Path(pointed).is_absolute() else studio
+    except (OSError, ValueError):
+        pass
+    places = []
+    try:
+        chosen = read_json_object(studio / "settings.json").get("downloadsFolder")
+        if isinstance(chosen, str) and Path(chosen).expanduser().is_absolute():
+            places.append(Path(chosen).expanduser())
+    except (ModelLoadFailed, ValueError, RuntimeError):
+        pass
+    places += [studio / "models", home / ".cache" / "lm-studio" / "models"]
+    return tuple(dict.fromkeys(places))
+
+
+def is_hub_name(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
+def _candidates(places: ModelPlaces) -> Iterator[tuple[str, Path, str]]:
+    """(name, folder, source) of everything that may be a model, in order of preference."""
+    if places.built_in is not None:
+        yield BUILT_IN_NAME, places.built_in, "built-in"
+    yield from _hub_candidates(places.hub_cache)
+    for folder in places.folders:
+        yield from _folder_candidates(folder)
+    for folder in places.lm_studio:
+        for publisher in _subfolders(folder):
+            for model in _subfolders(publisher):
+                yield f"{publisher.name}/{model.name}", model, "lmstudio"
+
+
+def _hub_candidates(cache: Path) -> Iterator[tuple[str, Path, str]]:
+    for entry in _subfolders(cache):
+        if entry.name.startswith(CACHE_PREFIX):
+            name = "/".join(entry.name.removeprefix(CACHE_PREFIX).split("--", 1))
+            folder = _snapshot(entry) if is_hub_name(name) else None
+            if folder is not None:
+                yield name, folder, "huggingface"
+
+
+def _snapshot(repository: Path) -> Path | None:
+    """The snapshot that `main` points at, else the newest."""
+    snapshots = {folder.name: folder for folder in _subfolders(repository / "snapshots")}
+    try:
+        main = (repository / "refs" / "main").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        main = ""
+    if main in snapshots:
+        return snapshots[main]
+    return max(snapshots.values(), key=_modified_ns, default=None)
+
+
+def _folder_candidates(folder: Path) -> Iterator[tuple[str, Path, str]]:
+    if (folder / "config.json").is_file():
+        yield folder.name, folder, "folder"
+        return
+    for model in _subfolders(folder):
+        if _looks_like_a_model(model):
+            yield model.name, model, "folder"
+            continue
+        for nested in _subfolders(model):
+            if _looks_like_a_model(nested):
+                yield f"{model.name}/{nested.name}", nested, "folder"
+
+
+def _looks_like_a_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)[:_MAX_ENTRIES]]
+
+
+def _modified_ns(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+# one folder
+
+
+def _signature(folder: Path) -> Signature:
+    """What changes when a file of the folder does: names, sizes and times, through links. A link that leads nowhere has
+    size -1."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)[:_MAX_FILES]
+    except OSError:
+        return ()
+    signature = []
+    for name in names:
+        try:
+            status = os.stat(folder / name)
+            signature.append((name, status.st_size, status.st_mtime_ns))
+        except OSError:
+            signature.append((name, -1, 0))
+    return tuple(signature)
+
+
+def _describe(
+    name: str, folder: Path, source: str, root: Path | None, signature: Signature
+) -> FoundModel | None:
+    """None for what is no model at all: an empty folder, a data set, a name that could not be asked for."""
+    sizes = {file: size for file, size, _ in signature}
+    kinds = {Path(file).suffix for file in sizes}
+    if not _LOCAL_NAME.fullmatch(name) or ".." in name:
+        return None
+    if not kinds & {".safetensors", ".gguf"} and "config.json" not in sizes:
+        return None
+    weights = sum(
+        size for file, size in sizes.items() if file.endswith((".safetensors", ".gguf")) and size > 0
+    )
+    found = FoundModel(name=name, folder=folder, source=source, size_bytes=weights)
+    if any(size < 0 for size in sizes.values()):
+        return replace(found, problem="incomplete: a file is missing; pull it again")
+    if root is not None and not _is_contained(folder, sizes, root):
+        return replace(found, problem="refused: a file of it lies outside of its part of the cache")
+    try:
+        checked = check_folder(folder)
+    except ModelLoadFailed as error:
+        return replace(found, problem=_reason(error.message, kinds))
+    texts = _template_texts(folder, checked.tokenizer_config)
+    return replace(
+        found,
+        size_bytes=checked.size_bytes,
+        context_tokens=model_config.context_tokens(checked.config, checked.tokenizer_config),
+        model_type=str(checked.config["model_type"]),
+        quantization=model_config.quantization_name(checked.config),
+        capabilities=_capabilities(folder, texts),
+        created_s=checked.created_s,
+    )
+
+
+def _is_contained(folder: Path, names: Mapping[str, int], root: Path) -> bool:
+    """Links of the cache point into the repository's own blobs; one that leads out is not the hub's doing."""
+    try:
+        resolved = root.resolve()
+        return all((folder / name).resolve(strict=True).is_relative_to(resolved) for name in names)
+    except OSError:
+        return False
+
+
+def _reason(message: str, kinds: set[str]) -> str:
+    if ".gguf" in kinds and ".safetensors" not in kinds:
+        return "GGUF: basemlx loads MLX and safetensors models"
+    return f"incomplete: {message}" if "missing" in message or "has no" in message else message
+
+
+def _template_texts(folder: Path, tokenizer_config: Config) -> str:
+    """The chat template's text, whichever file has it; empty if none has."""
+    texts = []
+    for name in ("chat_template.jinja", "chat_template.json"):
+        try:
+            if (folder / name).stat().st_size <= model_config.MAX_JSON_BYTES:
+                texts.append((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+    inline: Any = tokenizer_config.get("chat_template")
+    if isinstance(inline, str):
+        texts.append(inline)
+    elif isinstance(inline, list):
+        texts += [str(item.get("template")) for item in inline if isinstance(item, dict)]
+    return "\n".join(texts)
+
+
+def _capabilities(folder: Path, template: str) -> tuple[str, ...]:
+    """Read off the files: embedding models come with sentence-transformers' modules.json, chat models with a template,
+    and what a template never mentions its model was not taught."""
+    if (folder / "modules.json").is_file() or (folder / "config_sentence_transformers.json").is_file():
+        return ("embedding",)
+    if not template:
+        return ("completion",)
+    found = ["chat", "completion"]
+    if re.search(r"\btools\b", template):
+        found.append("tools")
+    if "enable_thinking" in template or "<think>" in template or "reasoning" in template:
+        found.append("reasoning")
+    return tuple(found)
+
+
+def usable(models: Sequence[FoundModel]) -> list[FoundModel]:
+    return [model for model in models if model.problem is None]

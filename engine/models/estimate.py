@@ -1,0 +1,123 @@
+"""How much memory a model will take, from its headers and its config: what decides whether it is loaded at all.
+
+Three parts: the weights in the precision that the device gets, KV rows for a first answer, and the temporaries of the
+largest prefill forward. Each errs on the high side where a config leaves it open. A model's full context is often
+larger than any machine, so KV is counted for at most FIRST_ANSWER_TOKENS: what is left of the ceiling becomes the KV
+budget, and a prompt that does not fit that is refused by name.
+
+Imports no MLX, opens no file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from basemlx.engine.models.folder import ModelFolder
+
+FIRST_ANSWER_TOKENS = 4096
+PACKED_DTYPE = "U32"
+_FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+_FLOAT32_BYTES, _HALF_BYTES = 4, 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes. `kv_token_bytes` is what one more position of one row takes."""
+
+    weights_bytes: int
+    kv_token_bytes: int
+    kv_bytes: int
+    prefill_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.prefill_bytes
+
+
+def estimate_memory(
+    checked: ModelFolder,
+    *,
+    precision: Literal["stored", "dense", "cast"],
+    context_tokens: int,
+    prefill_chunk_tokens: int,
+) -> MemoryEstimate:
+    """`precision` as in `precision.py`: "dense" and "cast" are float32 on a CPU, "stored" is what the files hold."""
+    part = _language_part(checked.config)
+    float_bytes = _HALF_BYTES if precision == "stored" else _FLOAT32_BYTES
+    tokens = min(context_tokens, FIRST_ANSWER_TOKENS)
+    kv_token_bytes = _kv_token_values(part) * float_bytes
+    chunk = min(prefill_chunk_tokens, tokens)
+    widest = max(_count(part, "intermediate_size", "moe_intermediate_size"), 2 * _count(part, "hidden_size"))
+    prefill_bytes = 6 * chunk * widest * float_bytes
+    if precision != "stored":  # attention scores are whole matrices on a CPU, one layer's at a time
+        prefill_bytes += 3 * _count(part, "num_attention_heads") * chunk * tokens * _FLOAT32_BYTES
+    return MemoryEstimate(
+        weights_bytes=_weights_bytes(checked, precision),
+        kv_token_bytes=kv_token_bytes,
+        kv_bytes=tokens * kv_token_bytes,
+        prefill_bytes=prefill_bytes,
+    )
+
+
+def _weights_bytes(checked: ModelFolder, precision: str) -> int:
+    if precision == "stored":
+        return sum(entry.size_bytes for entry in checked.tensors.values())
+    tensors = checked.tensors
+    group_size = _group_size(checked.config)
+    total = 0
+    for name, entry in tensors.items():
+        base, _, leaf = name.rpartition(".")
+        scales = tensors.get(f"{base}.scales")
+        if scales is not None and precision == "dense":
+            if leaf == "weight" and entry.dtype == PACKED_DTYPE and scales.shape:
+                # One scale for each group of weights along the last axis.
+                total += _size(scales.shape) * group_size * _FLOAT32_BYTES
+                continue
+            if leaf in ("scales", "biases"):
+                continue
+        floats = entry.dtype in _FLOAT_DTYPES
+        total += _size(entry.shape) * _FLOAT32_BYTES if floats else entry.size_bytes
+    return total
+
+
+def _group_size(config: Mapping[str, Any]) -> int:
+    for key in ("quantization", "quantization_config"):
+        settings = config.get(key)
+        if isinstance(settings, dict) and type(settings.get("group_size")) is int:
+            return max(1, min(int(settings["group_size"]), 1024))
+    return 64  # mlx-lm's own default
+
+
+def _kv_token_values(part: Mapping[str, Any]) -> int:
+    """Numbers that one position adds to a row: keys and values of each layer, or the latent of MLA."""
+    layers = _count(part, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
+    latent = _count(part, "kv_lora_rank")
+    if latent:
+        return layers * (latent + _count(part, "qk_rope_head_dim"))
+    heads = _count(part, "num_attention_heads", "n_head", "num_heads")
+    kv_heads = _count(part, "num_key_value_heads") or heads
+    head_dim = _count(part, "head_dim") or _count(part, "hidden_size", "n_embd", "d_model") // max(heads, 1)
+    return layers * 2 * kv_heads * head_dim
+
+
+def _language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(key), dict):
+            return {**config, **config[key]}
+    return config
+
+
+def _count(part: Mapping[str, Any], *keys: str) -> int:
+    """The largest figure under any of the keys; some hybrids give one a layer."""
+    figures = [0]
+    for key in keys:
+        value = part.get(key)
+        figures += [item for item in (value if isinstance(value, list) else [value]) if type(item) is int]
+    return max(figures)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
