@@ -16,18 +16,25 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The spans of one step: prompt chunks, which yield no logits, then all decoding rows in one forward.
+    """The spans of one step: prompt chunks in a forward of their own, which yields no logits, then all other rows in one.
 
-    A decode span is the row's newest token, or several that are known already (the grammar forced them); its row is
-    sampled where the span reaches the last token there is. A row may have a span in both.
+    A span of `decode` is a row's newest token, several that are known already (the grammar forced them), or a chunk of a
+    prompt that joins the decoding rows. A row is sampled where its span reaches the last token there is. `streams` rows
+    of `decode` are past their prompt. A row may have a span in both.
     """
 
     prefill: tuple[Span, ...] = ()
     decode: tuple[Span, ...] = ()
+    streams: int = 0
 
     @property
     def prefill_tokens(self) -> int:
         return sum(span.count for span in self.prefill)
+
+    @property
+    def extra_tokens(self) -> int:
+        """Of the forward of `decode`, padding included, beyond one for each stream."""
+        return len(self.decode) * max((span.count for span in self.decode), default=0) - self.streams
 
     def __bool__(self) -> bool:
         return bool(self.prefill or self.decode)

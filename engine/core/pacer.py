@@ -1,9 +1,13 @@
-"""How many prompt tokens a forward may take, so that running streams are not starved and aborts are noticed soon.
+"""How many prompt tokens a step may take, so that running streams are not starved and aborts are noticed soon.
 
-A forward of n prompt tokens is taken to cost `fixed + n * token` seconds: reading the weights once, then the
-arithmetic. Both are learned from the steps themselves, as is what a step costs without prompt tokens. It knows no
-sequence and no clock; whoever owns the step tells it the seconds.
+A forward is taken to cost `fixed + tokens * token` seconds: reading the weights once, then the arithmetic; a step that
+only decodes costs `fixed + rows * row`. Both are learned from the steps themselves. Prompt tokens go either into a
+forward of their own, which costs its fixed part again, or into the decoding rows' forward, where every row is padded to
+the widest: which of the two lets more of them through is a matter of the machine and of the number of rows, and is
+decided anew each time. It knows no sequence and no clock; whoever owns the step tells it the seconds.
 """
+
+from dataclasses import dataclass
 
 GAP_RATIO = 2.2
 """While rows decode, a step with prompt tokens may take this many times a step without. Streams shall see gaps of
@@ -22,53 +26,98 @@ FAST, SLOW = 0.3, 0.03
 machine, a row that moved), one that took less says what is possible."""
 
 
+@dataclass(slots=True)
+class LinearCost:
+    """`fixed_s + units * unit_s`, from two measurements on."""
+
+    fixed_s: float
+    unit_s: float
+
+    @classmethod
+    def through(cls, small: tuple[int, float], large: tuple[int, float]) -> "LinearCost":
+        """From (units, seconds) twice. Noise must not make more units look free."""
+        (few, few_s), (many, many_s) = small, large
+        unit_s = max((many_s - few_s) / (many - few), 0.02 * many_s / many)
+        return cls(max(0.0, few_s - few * unit_s), unit_s)
+
+    def of(self, units: int) -> float:
+        return self.fixed_s + units * self.unit_s
+
+    def learn(self, units: int, seconds: float, share: float) -> None:
+        """Moves the estimate for `units` by `share` of its error, each part by what it is of the whole; an outlier
+        counts within a factor."""
+        expected_s = self.of(units)
+        error_s = share * (min(max(seconds, 0.25 * expected_s), 4.0 * expected_s) - expected_s)
+        unit_share = units * self.unit_s / expected_s
+        self.unit_s += error_s * unit_share / units
+        self.fixed_s += error_s * (1.0 - unit_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a step may take: `tokens` padded tokens, either of the forward of the decoding rows, theirs counted (`joined`),
+    or of a forward of prompt chunks alone. No chunk is longer than `longest`."""
+
+    tokens: int
+    longest: int
+    joined: bool = False
+
+    def width(self, rows: int) -> int:
+        """The longest chunk where the forward has so many rows, at least one token."""
+        return max(1, min(self.longest, self.tokens // rows))
+
+
 class PrefillPacer:
     """`max_chunk_tokens` is the ceiling whatever was measured."""
 
     def __init__(self, max_chunk_tokens: int) -> None:
         self._max = max_chunk_tokens
-        self._decode_s: float | None = None
-        self._fixed_s = 0.0
-        self._token_s: float | None = None
+        self._decode: LinearCost | None = None  # of decoding rows
+        self._prefill: LinearCost | None = None  # of prompt tokens
 
-    def seed(self, decode_s: float, small: tuple[int, float], large: tuple[int, float]) -> None:
-        """Starts from measurements: a decode step, and two prompt forwards as (tokens, seconds)."""
-        self._decode_s = decode_s
-        (few, few_s), (many, many_s) = small, large
-        self._token_s = max((many_s - few_s) / (many - few), 0.02 * many_s / many)
-        self._fixed_s = max(0.0, few_s - few * self._token_s)
+    def seed(self, decode: LinearCost, prefill: LinearCost) -> None:
+        """Starts from measurements: what a step costs by its rows, and a prompt forward by its tokens."""
+        self._decode, self._prefill = decode, prefill
 
-    def chunk_tokens(self, decoding: bool) -> int:
-        """Prompt tokens for the next forward, at least one."""
-        if self._token_s is None:
-            return min(FIRST_CHUNK_TOKENS, self._max)
+    def allowance(self, decoding_rows: int, can_join: bool) -> Allowance:
+        """For the next step, at least one prompt token."""
+        if self._prefill is None:
+            return Allowance(min(FIRST_CHUNK_TOKENS, self._max), self._max)
         budget_s = ALONE_S
-        if decoding and self._decode_s is not None:
-            budget_s = min(ALONE_S, (GAP_RATIO - 1) * self._decode_s)
-        spare_s = max(budget_s - self._fixed_s, FLAT_SHARE * self._fixed_s)
-        return max(1, min(self._max, int(spare_s / self._token_s)))
+        if decoding_rows and self._decode is not None:
+            budget_s = min(ALONE_S, (GAP_RATIO - 1) * self._decode.of(decoding_rows))
+        spare_s = max(budget_s - self._prefill.fixed_s, FLAT_SHARE * self._prefill.fixed_s)
+        apart = Allowance(max(1, min(self._max, int(spare_s / self._prefill.unit_s))), self._max)
+        if not decoding_rows or not can_join:
+            return apart
+        tokens = decoding_rows + max(1, int(budget_s / self._prefill.unit_s))
+        joined = Allowance(tokens, self._max, joined=True)
+        return joined if joined.width(decoding_rows + 1) >= apart.width(1) else apart
 
     def prefers_one_forward(self, tokens_in_one: int, tokens_in_two: int) -> bool:
         """Whether one forward of so many tokens costs no more than two that have fewer between them."""
-        if self._token_s is None:
+        if self._prefill is None:
             return True
-        return (tokens_in_one - tokens_in_two) * self._token_s <= self._fixed_s
+        return (tokens_in_one - tokens_in_two) * self._prefill.unit_s <= self._prefill.fixed_s
 
-    def observe(self, elapsed_s: float, prefill_tokens: int, decoding: bool) -> None:
-        """A step took `elapsed_s` and held so many prompt tokens beside its decoding rows (if any)."""
-        if not prefill_tokens:
-            if decoding:
-                known_s = elapsed_s if self._decode_s is None else self._decode_s
-                share = FAST if elapsed_s < known_s else SLOW
-                self._decode_s = known_s + share * (min(elapsed_s, 2 * known_s) - known_s)
+    def observe(self, elapsed_s: float, *, prompt_tokens: int, extra_tokens: int, decoding_rows: int) -> None:
+        """A step took `elapsed_s`: a forward of `prompt_tokens` apart, and one of `decoding_rows` with `extra_tokens`
+        beyond their one each, padding counted; 0 for what it did not have."""
+        if decoding_rows and not prompt_tokens and not extra_tokens:
+            if self._decode is None:
+                self._decode = LinearCost(0.5 * elapsed_s, 0.5 * elapsed_s / decoding_rows)
+                return
+            known_s = self._decode.of(decoding_rows)
+            share = FAST if elapsed_s < known_s else SLOW
+            self._decode.learn(decoding_rows, min(elapsed_s, 2 * known_s), share)
             return
-        prefill_s = elapsed_s - ((self._decode_s or 0.0) if decoding else 0.0)
-        if self._token_s is None:
-            self._token_s = max(prefill_s, 0.05 * elapsed_s) / prefill_tokens
-            return
-        # The error goes to whichever part is the larger share of such a forward; outliers count within a factor.
-        expected_s = self._fixed_s + prefill_tokens * self._token_s
-        error_s = FAST * (min(max(prefill_s, 0.25 * expected_s), 4.0 * expected_s) - expected_s)
-        token_share = prefill_tokens * self._token_s / expected_s
-        self._token_s += error_s * token_share / prefill_tokens
-        self._fixed_s += error_s * (1.0 - token_share)
+        decode_s = self._decode.of(decoding_rows) if decoding_rows and self._decode is not None else 0.0
+        prefill_s = max(elapsed_s - decode_s, 0.05 * elapsed_s)
+        if self._prefill is None:
+            self._prefill = LinearCost(0.0, prefill_s / max(1, prompt_tokens + extra_tokens))
+        elif prompt_tokens and not extra_tokens:
+            self._prefill.learn(prompt_tokens, prefill_s, FAST)
+        elif extra_tokens and not prompt_tokens:  # the fixed part is the decoding rows' own
+            arithmetic = LinearCost(0.0, self._prefill.unit_s)
+            arithmetic.learn(extra_tokens, prefill_s, FAST)
+            self._prefill.unit_s = arithmetic.unit_s

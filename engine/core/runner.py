@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from basemlx.engine.core.batch import Batch, Span
+from basemlx.engine.core.pacer import LinearCost
 from basemlx.engine.core.sequence import Sequence
 from basemlx.engine.kv.rows import KVRows, Segment
 from basemlx.engine.runtime import mx
@@ -20,7 +21,7 @@ from basemlx.engine.types import TokenLogprob
 
 logger = logging.getLogger("basemlx.engine")
 
-PROBE_ROW = 0  # sequence ids start at 1
+PROBE_ROW = 0  # and below: sequence ids start at 1
 
 
 @dataclass(slots=True)
@@ -172,30 +173,40 @@ class ModelRunner:
         finally:
             self.rows.close(PROBE_ROW)
 
-    def rehearse(self) -> tuple[float, tuple[int, float], tuple[int, float]]:
+    def rehearse(self, rows: int) -> tuple[LinearCost, LinearCost]:
         """Runs the model a few times for nobody: kernels are ready after it, and it is known what steps cost.
 
-        Returns the seconds of a decode step, and (tokens, seconds) of two prompt forwards.
+        Returns the cost of a decode step by its rows, up to `rows`, and of a prompt forward by its tokens.
         """
         few, many = 4, 32
-        self.rows.open(PROBE_ROW, [], 2 * few + many + 3)
+        times: dict[int, float] = {}
+        keys = [PROBE_ROW - row for row in range(max(2, rows))]
         try:
-            times: dict[int, float] = {}
+            self.rows.open(PROBE_ROW, [], 2 * few + many)
             for count in (few, few, many):
                 tokens = mx.array([[1] * count], dtype=mx.int32)
                 start_s = time.perf_counter()
                 mx.eval(self.rows.prefill(self._model, [PROBE_ROW], tokens, [count]))
                 times[count] = time.perf_counter() - start_s
-            decode_s = []
-            for _ in range(3):
-                start_s = time.perf_counter()
-                mx.eval(
-                    self.rows.decode(self._model, self.rows.decode_order([PROBE_ROW]), mx.array([[1]]), [1])
-                )
-                decode_s.append(time.perf_counter() - start_s)
-            return min(decode_s), (few, times[few]), (many, times[many])
+            one_s = self._decode_time(keys[:1])
+            self.rows.fork(PROBE_ROW, keys[1:])
+            return (
+                LinearCost.through((1, one_s), (len(keys), self._decode_time(keys))),
+                LinearCost.through((few, times[few]), (many, times[many])),
+            )
         finally:
-            self.rows.close(PROBE_ROW)
+            for key in keys:
+                self.rows.close(key)
+
+    def _decode_time(self, keys: list[int]) -> float:
+        """Seconds of the quickest of three decode steps."""
+        times = []
+        for _ in range(3):
+            start_s = time.perf_counter()
+            order = self.rows.decode_order(keys)
+            mx.eval(self.rows.decode(self._model, order, mx.array([[1]] * len(keys)), [1] * len(keys)))
+            times.append(time.perf_counter() - start_s)
+        return min(times)
 
     def snapshot(self, sequence: Sequence, start: int, stop: int) -> Segment:
         """A copy of what is computed of a sequence, for the prefix cache."""

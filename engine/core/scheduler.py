@@ -120,7 +120,8 @@ class Scheduler:
         self._admit(plan, now_s)
         self._promote(plan)
         known, decode = self._decode_spans()
-        plan.batch = Batch(known + self._prefill_spans(decoding=bool(decode)), decode)
+        apart, joining = self._prompt_spans(len(decode))
+        plan.batch = Batch(known + apart, decode + joining, streams=len(decode))
         return plan
 
     def launched(self, batch: Batch) -> None:
@@ -243,19 +244,22 @@ class Scheduler:
         heads = tuple(Span(span.sequence, span.start, span.count - 1) for span in known)
         return heads, tuple(Span(span.sequence, span.start + span.count - 1, 1) for span in spans)
 
-    def _prefill_spans(self, decoding: bool) -> tuple[Span, ...]:
+    def _prompt_spans(self, streams: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """Chunks of prompts: for a forward of their own, or to join the one of `streams` decoding rows."""
         open_prompts = [s for s in self._prefilling if s.num_prefill_left]
         if not open_prompts:
-            return ()
-        chunk = self._pacer.chunk_tokens(decoding)
+            return (), ()
+        allowed = self._pacer.allowance(streams, can_join=self._max_decode_span > 1)
+        others = streams if allowed.joined else 0
         self._oldest_next = not self._oldest_next
         first = open_prompts[0] if self._oldest_next else min(open_prompts, key=lambda s: s.num_prefill_left)
         spans: list[Span] = []
         width = 0
         for sequence in [first, *(s for s in open_prompts if s is not first)]:
-            count = min(chunk, sequence.num_prefill_left)
+            count = min(allowed.width(others + 1), sequence.num_prefill_left)
             width = max(width, count)
-            if spans and (len(spans) + 1) * width > chunk:  # rows of a forward are padded to the widest
+            # The rows of a forward are padded to the widest.
+            if spans and (others + len(spans) + 1) * width > allowed.tokens:
                 break
             spans.append(Span(sequence, sequence.num_computed_tokens, count))
-        return tuple(spans)
+        return ((), tuple(spans)) if allowed.joined else (tuple(spans), ())

@@ -41,6 +41,9 @@ Clock = Callable[[], float]
 EVERY_TOKEN = -1
 """A mask's word with all bits set."""
 
+REHEARSED_ROWS = 8
+"""Of the larger decode step that is timed at load."""
+
 MAX_DECODE_SPAN = 16
 """Known tokens that a row takes in one forward."""
 
@@ -67,6 +70,7 @@ class ModelWorker:
         self._on_finished = on_finished
         self._rows = rows
         self._runner = ModelRunner(loaded.model, rows)
+        self._max_num_sequences = config.max_num_sequences
         self._pacer = PrefillPacer(config.prefill_chunk_tokens)
         self.scheduler = Scheduler(
             max_num_sequences=config.max_num_sequences,
@@ -87,7 +91,7 @@ class ModelWorker:
 
     def warm_up(self) -> None:
         """Makes kernels ready and teaches the pacer what steps cost here."""
-        self._pacer.seed(*self._runner.rehearse())
+        self._pacer.seed(*self._runner.rehearse(min(REHEARSED_ROWS, self._max_num_sequences)))
 
     def set_budgets(self, kv_budget_bytes: int, prefix_cache_bytes: int) -> None:
         """New limits. KV never falls below what requests that were taken in may still need alone; it can be lowered
@@ -196,7 +200,7 @@ class ModelWorker:
         previous, self._inflight = self._inflight, None
         if previous is None:
             self._last_done_s = launched_s
-        if not any(span.sequence.matcher is not None for span in forward.spans):
+        if not any(forward.spans[row].sequence.matcher is not None for row in forward.ready):
             launched = self._runner.sample(forward, forward.ready)
             self._commit(previous)
             return launched
@@ -271,8 +275,12 @@ class ModelWorker:
             return
         tokens = launched.wait()
         done_s = self._clock()
+        batch = launched.batch
         self._pacer.observe(
-            done_s - self._last_done_s, launched.batch.prefill_tokens, bool(launched.batch.decode)
+            done_s - self._last_done_s,
+            prompt_tokens=batch.prefill_tokens,
+            extra_tokens=batch.extra_tokens,
+            decoding_rows=batch.streams,
         )
         self._last_done_s = done_s
         for index, ((sequence, epoch), token_id) in enumerate(zip(launched.decode, tokens, strict=True)):

@@ -54,7 +54,7 @@ class World:
         for sequence in plan.preempted:
             sequence.num_computed_tokens = 0
         self.scheduler.launched(plan.batch)
-        for sequence in [span.sequence for span in plan.batch.decode]:
+        for sequence in [span.sequence for span in plan.batch.decode if span.sequence.num_pending]:
             sequence.num_pending -= 1
             sequence.token_ids.append(7)
             if not sequence.wants_token:
