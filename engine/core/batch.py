@@ -16,11 +16,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The spans of one step: prompt chunks in a forward of their own, which yields no logits, then all other rows in one.
+    """The spans of one step: prompt chunks in a forward of their own, which yields no logits, then all else in another.
 
-    A span of `decode` is a row's newest token, several that are known already (the grammar forced them), or a chunk of a
-    prompt that joins the decoding rows. A row is sampled where its span reaches the last token there is. `streams` rows
-    of `decode` are past their prompt. A row may have a span in both.
+    A span of `decode` is a row's newest token, several that are known already (the grammar forced them), or a chunk of
+    a prompt that joins the decoding rows. A row is sampled where its span reaches the last token there is. `streams`
+    rows of `decode` are past their prompt. A row may have a span in both.
     """
 
     prefill: tuple[Span, ...] = ()

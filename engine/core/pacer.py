@@ -55,7 +55,7 @@ class LinearCost:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What a step may take: `tokens` padded tokens, either of the forward of the decoding rows, theirs counted (`joined`),
+    """What a step may take: `tokens` padded tokens, either of the decoding rows' forward, their own counted (`joined`),
     or of a forward of prompt chunks alone. No chunk is longer than `longest`."""
 
     tokens: int

@@ -35,8 +35,8 @@ class Schedule:
 
 
 class Scheduler:
-    """Queues and rows of one model: `max_num_sequences` rows at most, `kv_budget_bytes` of KV memory at most. A decoding
-    row advances by at most `max_decode_span` known tokens."""
+    """Queues and rows of one model: at most `max_num_sequences` rows and `kv_budget_bytes` of KV memory. A decoding row
+    advances by at most `max_decode_span` known tokens."""
 
     def __init__(
         self,
