@@ -63,13 +63,15 @@ ROOM_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether requests are served. `reason` says why not; `heartbeat_age_s` is 0 while there is nothing to do."""
+    """Whether requests are served. `reason` says why not; `heartbeat_age_s` is 0 while there is nothing to do; `stuck`:
+    a step takes longer than any should."""
 
     ok: bool
     reason: str | None
     heartbeat_age_s: float
     running: int
     waiting: int
+    stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,14 +567,16 @@ class Engine:
         """Answers at once, whatever the engine thread does."""
         age_s = self._thread.heartbeat_age_s()
         reason = None
-        if self._dead or not self._thread.alive:
+        is_dead = self._dead or not self._thread.alive
+        is_stuck = not is_dead and age_s > self.config.stall_timeout_s
+        if is_dead:
             reason = "the engine thread has ended"
-        elif age_s > self.config.stall_timeout_s:
+        elif is_stuck:
             reason = f"the engine thread has been stuck for {age_s:.0f} s"
         elif self._draining:
             reason = "shutting down"
         running, waiting = self._rows_in_use()
-        return Health(reason is None, reason, age_s, running, waiting)
+        return Health(reason is None, reason, age_s, running, waiting, is_stuck)
 
     def _rows_in_use(self) -> tuple[int, int]:
         workers = list(self._workers.values())

@@ -3,6 +3,7 @@
 RequestContext      id, access log, HTTP metrics
 CloseWhileDraining  Connection: close once the server is stopping
 UnreadBody          answers given before the body was read
+Cors                what pages of allowed origins may read
 ErrorEnvelope       whatever is raised below, as OpenAI's JSON
 Security            Host, Origin, API key
 Admission           503 while draining
@@ -10,6 +11,7 @@ BodyLimits          kind, size and pace of the body
 routes
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,6 +24,7 @@ from starlette.responses import Response
 from basemlx.engine.errors import BaseMLXError
 from basemlx.server.body import BodyLimits, UnreadBody
 from basemlx.server.context import RequestContext
+from basemlx.server.cors import Cors
 from basemlx.server.envelope import ErrorEnvelope
 from basemlx.server.errors import MethodNotAllowed, RouteNotFound
 from basemlx.server.lifecycle import Admission, CloseWhileDraining, Lifecycle
@@ -34,6 +37,7 @@ from basemlx.server.routes.status import status_routes
 from basemlx.server.security import Security
 from basemlx.server.service import Service, Watched
 from basemlx.server.settings import ServerSettings
+from basemlx.server.watchdog import end_answers_when_stuck
 
 
 def create_app(
@@ -55,10 +59,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watchdog = asyncio.create_task(end_answers_when_stuck(engine, lifecycle.watches))
         yield
+        watchdog.cancel()
         pool.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *generation_routes(service, settings, lifecycle, pool),
             *model_routes(service, pool),
@@ -68,6 +74,7 @@ def create_app(
             Middleware(RequestContext, metrics),
             Middleware(CloseWhileDraining, lifecycle),
             Middleware(UnreadBody),
+            Middleware(Cors, settings),
             Middleware(ErrorEnvelope),
             Middleware(Security, settings, settings.port if port is None else port),
             Middleware(Admission, lifecycle),
@@ -76,6 +83,8 @@ def create_app(
         exception_handlers={HTTPException: _routing_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would be put together from what the client calls us
+    return app
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:

@@ -136,7 +136,7 @@ def _check_kind(headers: Headers) -> None:
     kind = kinds[0].partition(b";")[0].strip().lower() if len(kinds) == 1 else b""
     if kind != b"application/json":
         raise UnsupportedMediaType(
-            "The request body must be JSON, with the header Content-Type: application/json."
+            "The request body must be JSON, with the header Content-Type: application/json (curl: --json, or -H)."
         )
 
 

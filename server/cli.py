@@ -1,6 +1,7 @@
 """The command line. Options and help are here, what a command does is in server/commands/, imported when it is called:
 `basemlx --help` has to be quick, and a refused setting must not first load a model.
 
+Defaults are those of ServerSettings and EngineConfig, so that they are said once.
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
 """
 
@@ -8,22 +9,30 @@ import sys
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from basemlx import __version__
+from basemlx.engine.config import EngineConfig
 from basemlx.engine.errors import BaseMLXError
-from basemlx.server.settings import DEFAULT_HOST, DEFAULT_PORT, MIB, ServerSettings, SettingsError
+from basemlx.server.settings import (
+    HELD_BODIES,
+    MIB,
+    ServerSettings,
+    SettingsError,
+    check_environment,
+    read_api_keys,
+)
 
 STARTED_S = time.monotonic()
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+SERVER, ENGINE = ServerSettings(), EngineConfig()
 
 app = typer.Typer(
     name="basemlx",
     help="Runs language models on MLX: a server that any OpenAI client can use, and a chat in the terminal.",
     epilog="Try: basemlx run 'Write a haiku about latency.'   or: basemlx serve",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,11 +47,19 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-_LIMITS = "Limits"
-_ACCESS = "Who may call"
-_ENGINE = "Engine"
+def _text(metavar: str, text: str) -> Any:
+    return typer.Option(metavar=metavar, help=text)
 
-Seconds = Annotated[float, typer.Option(min=0.001)]
+
+def _count(text: str, *, low: int = 1, high: int | None = None) -> Any:
+    return typer.Option(metavar="N", min=low, max=high, help=text)
+
+
+def _seconds(text: str, *, low: float = 0.001) -> Any:
+    return typer.Option(metavar="SECONDS", min=low, help=text)
+
+
+MODEL_HELP = "tiny (built in), org/name of the Hugging Face cache, or a folder."
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,144 +68,99 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
 def serve(
-    host: Annotated[
-        str, typer.Option(help="Address to listen on. Beyond this machine it needs an API key.")
-    ] = (DEFAULT_HOST),
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
-    ] = DEFAULT_PORT,
+    host: Annotated[str, _text("ADDRESS", "Where to listen. Beyond this machine it needs an API key.")] = (
+        SERVER.host
+    ),
+    port: Annotated[int, _count("Port to listen on; 0 takes a free one.", low=0, high=65535)] = SERVER.port,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Model to load: tiny, org/name from the Hugging Face cache, or a folder. Repeatable."
-        ),
+        _text("NAME", f"Model to load: {MODEL_HELP} May be repeated; tiny if none is named."),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            help="File with the keys clients may use, one a line (or BASEMLX_API_KEY with one key).",
-            rich_help_panel=_ACCESS,
+        _text(
+            "FILE", "Keys that clients may use, one a line (or one key in the environment: BASEMLX_API_KEY)."
         ),
     ] = None,
     insecure_no_auth: Annotated[
-        bool,
-        typer.Option(
-            "--insecure-no-auth", help="Serve other machines without a key.", rich_help_panel=_ACCESS
-        ),
+        bool, typer.Option("--insecure-no-auth", help="Serve other machines without a key.")
     ] = False,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Name clients may call this server by, as NAME, NAME:PORT or NAME:*, beyond loopback ones. "
-            "Repeatable.",
-            rich_help_panel=_ACCESS,
+        _text(
+            "NAME",
+            "Name by which clients may call this server, beside its address and localhost: NAME, NAME:PORT or NAME:* "
+            "for any port. May be repeated.",
         ),
     ] = None,
     allowed_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Web page origin that may call, as https://name. Repeatable.", rich_help_panel=_ACCESS
-        ),
+        list[str] | None, _text("ORIGIN", "Web pages that may call, as https://name. May be repeated.")
     ] = None,
-    max_num_sequences: Annotated[
-        int, typer.Option(min=1, help="Answers generated together.", rich_help_panel=_ENGINE)
-    ] = 16,
+    max_num_sequences: Annotated[int, _count("Answers generated together.")] = ENGINE.max_num_sequences,
     max_waiting: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Answers that may wait beyond those; more get a 429.", rich_help_panel=_ENGINE
-        ),
-    ] = 64,
+        int, _count("Answers that may wait for those; whoever comes then gets a 429.", low=0)
+    ] = ENGINE.max_waiting,
     max_context_tokens: Annotated[
-        int | None,
-        typer.Option(min=16, help="Upper bound over the model's own context.", rich_help_panel=_ENGINE),
+        int | None, _count("Longest prompt and answer together, if the model could more.", low=16)
     ] = None,
     kv_budget_mib: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Memory for running answers. Default: from the machine.", rich_help_panel=_ENGINE
-        ),
+        int | None, _count("Memory for running answers, in MiB. Without it: what the machine can spare.")
     ] = None,
     prefix_cache_mib: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            help="Memory for computed prefixes; 0 for none. Default: from the machine.",
-            rich_help_panel=_ENGINE,
+        _count(
+            "Memory for prompts kept for reuse, in MiB; 0 for none. Without it: what the machine can spare.",
+            low=0,
         ),
     ] = None,
     prefill_chunk_tokens: Annotated[
-        int, typer.Option(min=16, help="Most prompt tokens in one forward.", rich_help_panel=_ENGINE)
-    ] = 512,
+        int, _count("Most prompt tokens in one step.", low=16)
+    ] = ENGINE.prefill_chunk_tokens,
     request_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, help="Deadline of a request in seconds, waiting included.", rich_help_panel=_ENGINE
-        ),
-    ] = 600.0,
-    max_body_mib: Annotated[
-        int, typer.Option(min=1, help="Largest request body.", rich_help_panel=_LIMITS)
-    ] = 32,
-    max_connections: Annotated[
-        int, typer.Option(min=1, help="Connections at once.", rich_help_panel=_LIMITS)
-    ] = 512,
+        float, _seconds("Longest a request may take, waiting included.")
+    ] = ENGINE.request_timeout_s,
+    max_body_mib: Annotated[int, _count("Largest request body, in MiB.")] = SERVER.max_body_bytes // MIB,
+    max_connections: Annotated[int, _count("Connections at once.")] = SERVER.max_connections,
     header_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, help="Seconds until a request's head must be complete.", rich_help_panel=_LIMITS
-        ),
-    ] = 30.0,
-    body_timeout: Annotated[
-        float,
-        typer.Option(min=0.001, help="Seconds until its body must be complete.", rich_help_panel=_LIMITS),
-    ] = 30.0,
+        float, _seconds("Until a request's head is complete.")
+    ] = SERVER.header_timeout_s,
+    body_timeout: Annotated[float, _seconds("Until its body is complete.")] = SERVER.body_timeout_s,
     write_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0.001, help="Seconds a client may leave its answer unread.", rich_help_panel=_LIMITS
-        ),
-    ] = 30.0,
-    keep_alive: Annotated[
-        float, typer.Option(min=0.001, help="Seconds an idle connection is kept.", rich_help_panel=_LIMITS)
-    ] = 30.0,
+        float, _seconds("How long a client may leave its answer unread.")
+    ] = SERVER.write_timeout_s,
+    keep_alive: Annotated[float, _seconds("How long an idle connection is kept.")] = SERVER.keep_alive_s,
     heartbeat: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            help="Seconds of silence after which a stream gets a comment line.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 10.0,
+        float, _seconds("Silence after which a stream gets a comment line.")
+    ] = SERVER.heartbeat_s,
     drain_timeout: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds running answers may go on after SIGTERM or Ctrl-C.", rich_help_panel=_LIMITS
-        ),
-    ] = 30.0,
+        float, _seconds("How long running answers may go on after SIGTERM or Ctrl-C.", low=0)
+    ] = SERVER.drain_timeout_s,
     log_level: Annotated[
-        LogLevel, typer.Option(help="debug may log text of requests, the others never do.")
+        LogLevel,
+        typer.Option(
+            metavar="LEVEL", help="debug, info, warning or error. Only debug may log text of requests."
+        ),
     ] = LogLevel.INFO,
 ) -> None:
     """Serve models over HTTP, for any OpenAI client.
 
-    Listens on http://127.0.0.1:11435/v1 unless told otherwise. Prints one line on stdout when it is ready; the log goes
-    to stderr. SIGTERM or Ctrl-C lets running answers finish, a second one stops at once.
+    Clients take http://127.0.0.1:11435/v1 as their base URL, unless told otherwise below. Prints one line on stdout
+    when it is ready; the log goes to stderr. SIGTERM or Ctrl-C lets running answers finish, a second one stops at once.
     """
-    from basemlx.engine.config import EngineConfig
-    from basemlx.server.settings import check_environment, read_api_keys
-
     check_environment()
     settings = ServerSettings(
         host=host,
@@ -198,7 +170,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         allowed_origins=tuple(allowed_origin or ()),
         max_body_bytes=max_body_mib * MIB,
-        max_held_body_bytes=8 * max_body_mib * MIB,
+        max_held_body_bytes=HELD_BODIES * max_body_mib * MIB,
         max_connections=max_connections,
         header_timeout_s=header_timeout,
         body_timeout_s=body_timeout,
@@ -225,17 +197,21 @@ def serve(
 def run(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to ask. Without it: standard input, or a conversation on a terminal."),
+        typer.Argument(
+            metavar="PROMPT",
+            help="What to ask. Without it: standard input, or a conversation on a terminal.",
+        ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="tiny, org/name from the Hugging Face cache, or a folder.")
-    ] = "tiny",
-    system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    model: Annotated[str, _text("NAME", MODEL_HELP)] = "tiny",
+    system: Annotated[str | None, _text("TEXT", "System message.")] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
+        float | None,
+        typer.Option(metavar="T", min=0.0, max=2.0, help="0 always takes the likeliest token."),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    max_tokens: Annotated[int | None, _count("Longest answer, in tokens.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="The same seed gives the same answer.")
+    ] = None,
     think: Annotated[
         bool | None, typer.Option("--think/--no-think", help="Whether the model thinks first, where it can.")
     ] = None,
@@ -245,11 +221,11 @@ def run(
 ) -> None:
     """Answer a prompt in the terminal, or hold a conversation.
 
-    In a conversation, /reset starts anew, /exit leaves, and Ctrl-C stops an answer, not the program.
+    In a conversation, /reset starts anew, /exit leaves, and Ctrl-C stops an answer, not the program. On a pipe, nothing
+    but the answer goes to standard output.
     """
     from basemlx.server.commands.run import RunOptions
     from basemlx.server.commands.run import run as run_prompt
-    from basemlx.server.settings import check_environment
 
     check_environment()
     options = RunOptions(
@@ -267,11 +243,11 @@ def run(
 @app.command("list")
 def list_models(
     host: Annotated[
-        str, typer.Option(help="Where a running server is asked what it has loaded.")
-    ] = DEFAULT_HOST,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Its port.")] = DEFAULT_PORT,
+        str, _text("ADDRESS", "Where a running server is asked what it has loaded.")
+    ] = SERVER.host,
+    port: Annotated[int, _count("Its port.", high=65535)] = SERVER.port,
 ) -> None:
-    """List the models on this machine, and whether a running server has them loaded."""
+    """List the models on this machine and which a running server has loaded."""
     from basemlx.server.commands.list import list_models as print_models
 
     print_models(host, port)

@@ -21,8 +21,8 @@ class ErrorEnvelope:
 
         async def watched_send(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
             await send(message)
+            started = started or message["type"] == "http.response.start"
 
         try:
             await self._app(scope, receive, watched_send)

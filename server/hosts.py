@@ -1,6 +1,7 @@
 """Under which names this server may be called: the answer to DNS rebinding (a page's name made to point at 127.0.0.1).
 
-A Host header must be a literal loopback address or `localhost`, at the port that is served, or be configured.
+A Host header must be `localhost` or a literal address, of loopback or the one this connection came in by, at the port
+that is served; or it must be configured. A rebound name is never a literal address.
 """
 
 import ipaddress
@@ -19,7 +20,8 @@ class HostRules:
     port: int
     entries: tuple[str, ...] = ()
 
-    def allows(self, header: bytes, scheme: str = "http") -> bool:
+    def allows(self, header: bytes, scheme: str = "http", *, reached: str = "") -> bool:
+        """Whether a Host `header` is right. `reached` is the address of ours that the client connected to."""
         try:
             match = _HOST.fullmatch(header.decode("ascii").lower())
         except UnicodeDecodeError:
@@ -28,7 +30,7 @@ class HostRules:
             return False
         name, given_port = match[1], match[2]
         port = int(given_port) if given_port is not None else DEFAULT_PORTS.get(scheme, 0)
-        if _is_loopback(name) and port == self.port:
+        if port == self.port and (_is_loopback(name) or _is_same_address(name, reached)):
             return True
         return any(self._entry_allows(entry.lower(), name, port, given_port) for entry in self.entries)
 
@@ -44,10 +46,28 @@ class HostRules:
         return given_port is None or port == self.port
 
 
+def is_address(host: str) -> bool:
+    """Whether `host`, as --host has it, is a literal address and no name."""
+    return _address(f"[{host}]" if ":" in host else host) is not None
+
+
 def _is_loopback(name: str) -> bool:
-    if name == "localhost":
-        return True
+    address = _address(name)
+    return name == "localhost" or (address is not None and address.is_loopback)
+
+
+def _is_same_address(name: str, reached: str) -> bool:
+    address = _address(name)
+    return address is not None and address == _address(f"[{reached}]" if ":" in reached else reached)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The literal address in a Host header, IPv6 in brackets; None if it is a name."""
     try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback and (":" in name) == name.startswith("[")
+        address = ipaddress.ip_address(name.strip("[]"))
     except ValueError:
-        return False
+        return None
+    if (address.version == 6) != name.startswith("["):
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address  # a socket of both families shows IPv4 clients as ::ffff:1.2.3.4

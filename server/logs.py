@@ -6,6 +6,7 @@ are logged by type and place: their messages can quote what a client sent and ar
 
 import logging
 import sys
+import threading
 import traceback
 
 access_logger = logging.getLogger("basemlx.access")
@@ -31,7 +32,19 @@ def configure(level: str) -> None:
 
 def log_exception(what: str, request_id: str, error: BaseException) -> None:
     """Type and place at ERROR; the message, which may quote a request, only at DEBUG."""
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES_SHOWN:]
-    places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+    places = _places(traceback.extract_tb(error.__traceback__))
     server_logger.error("%s id=%s exception=%s at=%s", what, request_id, type(error).__name__, places)
     server_logger.debug("%s id=%s", what, request_id, exc_info=error)
+
+
+def log_thread(what: str, thread_name: str) -> None:
+    """Where the thread of that name is at this moment, at ERROR."""
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        if thread.name == thread_name and thread.ident in frames:
+            server_logger.error("%s at=%s", what, _places(traceback.extract_stack(frames[thread.ident])))
+
+
+def _places(stack: traceback.StackSummary) -> str:
+    """Innermost first."""
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(stack[-FRAMES_SHOWN:]))

@@ -21,6 +21,8 @@ API_KEY_VARIABLE = "BASEMLX_API_KEY"
 MIN_KEY_CHARACTERS = 8
 
 MIB = 1024 * 1024
+HELD_BODIES = 8
+"""How many of the largest bodies may be held at once."""
 
 
 class SettingsError(ValueError):
@@ -49,7 +51,7 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     max_body_bytes: int = 32 * MIB
-    max_held_body_bytes: int = 256 * MIB
+    max_held_body_bytes: int = HELD_BODIES * 32 * MIB
     max_header_bytes: int = 64 * 1024
     max_connections: int = 512
     header_timeout_s: float = 30.0
@@ -143,7 +145,8 @@ def _check_key(key: str) -> None:
 def _check_origin(origin: str) -> None:
     parts = urlsplit(origin)
     if (
-        parts.scheme not in ("http", "https")
+        not origin.isascii()
+        or parts.scheme not in ("http", "https")
         or not parts.netloc
         or origin != f"{parts.scheme}://{parts.netloc}"
     ):

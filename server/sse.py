@@ -1,4 +1,4 @@
-"""Server-sent events: headers at once, one event a chunk, comments during silence, an end that cannot be mistaken.
+"""Server-sent events: one event a chunk, comments during silence, an end that cannot be mistaken.
 
 A stream that succeeds ends with `data: [DONE]`; one that fails with `data: {"error": …}` and without it. Slow readers
 are the connection's business (connection.py), leaving ones the watch's. Knows no model and no route.
@@ -31,50 +31,64 @@ def encode_event(content: Any) -> bytes:
 
 
 class EventStream:
-    """Sends chunks as events, and a comment whenever nothing was sent for `heartbeat_s`."""
+    """Sends chunks as events, and a comment whenever nothing was sent for `heartbeat_s`.
+
+    The answer starts with its first chunk or the first comment, whichever comes first: what fails before that is
+    answered with its own status, and nobody waits for headers as long as for a long prompt.
+    """
 
     def __init__(self, send: Send, heartbeat_s: float) -> None:
         self._send = send
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()  # between chunks and comments
+        self._started = False
         self._sent_s = self._loop.time()
-        self._sending = False
 
     async def run(
         self, chunks: AsyncIterator[dict[str, Any]], watch: Watch, headers: Headers, request_id: str
     ) -> None:
-        """The whole answer. Raises ClientLeft if nobody waits for its end; other errors are sent."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
-        heartbeat = asyncio.create_task(self._beat())
+        """The whole answer. Raises ClientLeft if nobody waits for its end, and what ends it before it has started;
+        later errors are sent."""
+        heartbeat = asyncio.create_task(self._beat(headers))
         try:
             with watch.guard():
                 async for chunk in chunks:
-                    self._sending = True
-                    await self._send(
-                        {"type": "http.response.body", "body": encode_event(chunk), "more_body": True}
-                    )
-                    self._sending = False
-                    self._sent_s = self._loop.time()
+                    await self._write(encode_event(chunk), headers)
             last = DONE
         except ClientLeft:
             raise
-        except BaseMLXError as error:
-            last = encode_event(error.envelope())
         except Exception as error:
-            log_exception("a stream failed", request_id, error)
-            last = encode_event(internal_error(request_id).envelope())
+            if not self._started:
+                raise
+            last = encode_event(_told(error, request_id).envelope())
         finally:
             heartbeat.cancel()
-        await self._send({"type": "http.response.body", "body": last, "more_body": False})
+        await self._write(last, headers, more=False)
 
-    async def _beat(self) -> None:
+    async def _write(self, data: bytes, headers: Headers, *, more: bool = True) -> None:
+        async with self._lock:
+            if not self._started:
+                await self._send(
+                    {"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]}
+                )
+                self._started = True
+            await self._send({"type": "http.response.body", "body": data, "more_body": more})
+            self._sent_s = self._loop.time()
+
+    async def _beat(self, headers: Headers) -> None:
         """By the clock, whatever the engine does. A write in progress is no silence."""
         while True:
-            silence_s = self._loop.time() - self._sent_s
-            if silence_s >= self._heartbeat_s and not self._sending:
-                await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-                self._sent_s = self._loop.time()
-                silence_s = 0.0
-            await asyncio.sleep(
-                self._heartbeat_s - silence_s if silence_s < self._heartbeat_s else self._heartbeat_s
-            )
+            rest_s = self._sent_s + self._heartbeat_s - self._loop.time()
+            if rest_s > 0 or self._lock.locked():
+                await asyncio.sleep(rest_s if rest_s > 0 else self._heartbeat_s)
+            else:
+                await self._write(COMMENT, headers)
+
+
+def _told(error: Exception, request_id: str) -> BaseMLXError:
+    """What the client is told of it."""
+    if isinstance(error, BaseMLXError):
+        return error
+    log_exception("a stream failed", request_id, error)
+    return internal_error(request_id)

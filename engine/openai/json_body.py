@@ -7,11 +7,16 @@ from typing import Any, NoReturn
 from basemlx.engine.errors import InvalidRequest
 
 MAX_DEPTH = 64
+MAX_VALUES = 1_000_000
+"""Commas and opening brackets, a bound of how many values there are: each costs memory, and time in which no other
+thread runs. They are counted in texts as well; a text with so many is longer than any context."""
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """The object in `body`. Raises InvalidRequest for anything else: NaN and Infinity, numbers too long to read,
-    nesting deeper than MAX_DEPTH, text that is not UTF-8, values that are not an object."""
+    nesting deeper than MAX_DEPTH, more than MAX_VALUES values, text that is not UTF-8, what is not an object."""
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+        raise InvalidRequest(f"The request body has more than {MAX_VALUES:,} values.")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:

@@ -55,16 +55,24 @@ class EngineLike(Protocol):
 
 
 class OpenAIService:
-    """Safe to use from any thread. Raises BaseMLXError."""
+    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set."""
 
-    def __init__(self, engine: EngineLike, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        engine: EngineLike,
+        *,
+        max_timeout_s: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._engine = engine
+        self._max_timeout_s = max_timeout_s
         self._clock = clock
 
     def chat(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
         """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
         request = chat_request(body)
         options = request.options
+        self._check_timeout(options)
         loaded = self._engine.loaded(options.model)
         prompt, is_open = _render(request, loaded)
         add_special_tokens = bool(options.add_special_tokens)  # templates bring their own
@@ -86,6 +94,7 @@ class OpenAIService:
         """Submits a text completion, one request of the engine for each prompt."""
         request = completion_request(body)
         options = request.options
+        self._check_timeout(options)
         loaded = self._engine.loaded(options.model)
         sampling = _checked_sampling(options, loaded)
         prompts = [
@@ -159,6 +168,12 @@ class OpenAIService:
         return self._engine.submit(
             replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}")
         )
+
+    def _check_timeout(self, options: RequestOptions) -> None:
+        """A request may set itself a shorter deadline than the server's, not a longer one."""
+        most_s = self._max_timeout_s
+        if most_s is not None and options.timeout_s is not None and options.timeout_s > most_s:
+            raise InvalidRequest(f"timeout must be at most {most_s:g} seconds here.", param="timeout")
 
     def _identity(self, response_id: str, object_name: str, loaded: Loaded) -> Identity:
         return Identity(

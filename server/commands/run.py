@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,10 +203,8 @@ class _Screen:
 
 
 def _enable_line_editing() -> None:
-    try:
+    with suppress(ImportError):
         import readline  # noqa: F401 - its import is what gives input() history and editing
-    except ImportError:
-        pass
 
 
 def _resident_bytes() -> int:

@@ -44,7 +44,7 @@ def serve(
             print(f"basemlx ready on {url} ({kind} {', '.join(names)}, {took_s:.1f} s)", flush=True)
 
         app = create_app(
-            OpenAIService(engine),
+            OpenAIService(engine, max_timeout_s=config.request_timeout_s),
             settings,
             engine=engine,
             metrics=metrics,
@@ -78,9 +78,7 @@ def _warn(settings: ServerSettings) -> None:
     if not settings.needs_key:
         server_logger.warning("--insecure-no-auth: anyone who reaches %s can use this server", settings.host)
     if not settings.allowed_hosts:
-        server_logger.warning(
-            "clients must call this server as localhost or by its address; allow other names with --allowed-host"
-        )
+        server_logger.warning("clients must call this server by its address; allow names with --allowed-host")
 
 
 def _summary(settings: ServerSettings, config: EngineConfig, url: str) -> str:

@@ -1,10 +1,9 @@
 """/, /health and /metrics. They answer at once whatever the engine does: nothing here waits for its thread."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from basemlx import __version__
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.metrics import CONTENT_TYPE, Metrics
 from basemlx.server.responses import send_json
@@ -26,7 +25,7 @@ def status_routes(engine: Watched, lifecycle: Lifecycle, metrics: Metrics) -> li
     async def about(scope: Scope, receive: Receive, send: Send) -> None:
         content = {
             "name": "basemlx",
-            "version": _version(),
+            "version": __version__,
             "api": "OpenAI-compatible",
             "endpoints": ENDPOINTS,
         }
@@ -53,10 +52,3 @@ def status_routes(engine: Watched, lifecycle: Lifecycle, metrics: Metrics) -> li
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     return [route("/", ["GET"], about), route("/health", ["GET"], health), route("/metrics", ["GET"], scrape)]
-
-
-def _version() -> str:
-    try:
-        return version("basemlx")
-    except PackageNotFoundError:
-        return "unknown"

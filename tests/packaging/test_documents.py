@@ -35,6 +35,7 @@ DEFAULTS = {
     "deadline of a request, waiting included": f"{ENGINE.request_timeout_s:g} s",
     "running answers after SIGTERM": f"{SERVER.drain_timeout_s:g} s, then an error frame",
     "JSON depth": f"{json_body.MAX_DEPTH}",
+    "values in a JSON body": f"{json_body.MAX_VALUES:,}",
     "messages": f"{messages.MAX_MESSAGES:,}, of {messages.MAX_PARTS:,} parts each",
     "prompts in one completion": f"{completion_request.MAX_PROMPTS}",
     "`n`": f"{types.MAX_CHOICES}",
