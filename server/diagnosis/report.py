@@ -69,7 +69,7 @@ def shareable(text: str | Path) -> str:
     home = str(Path.home())
     if home == os.sep:
         return str(text)
-    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?=/|$)", "~", str(text))
+    return re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", str(text))
 
 
 def gib(size_bytes: float) -> str:

@@ -148,6 +148,7 @@ def test_the_name_of_the_home_folder_stays_out_of_reports(monkeypatch: pytest.Mo
     monkeypatch.setenv("HOME", "/home/ada")
     assert shareable("/home/ada/.cache") == "~/.cache"
     assert shareable("cannot open /home/ada/x: no") == "cannot open ~/x: no"
+    assert shareable("/home/ada:/home/ada/models") == "~:~/models"
     assert shareable("/home/adam/x and /mnt/home/ada/x") == "/home/adam/x and /mnt/home/ada/x"
 
 

@@ -17,6 +17,7 @@ import basemlx
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("engine", "integrations", "provider", "server")
+PACKED_SUFFIXES = (".py", ".json", ".jinja", ".safetensors", ".md")
 MAX_WHEEL_BYTES = 16_000_000
 
 IMPORT_ALL = """
@@ -81,10 +82,11 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_every_module_and_the_built_in_model_and_no_tests(wheel: Path) -> None:
     expected = {"basemlx/__init__.py", "basemlx/py.typed"}
-    for folder in FOLDERS:
-        expected |= {f"basemlx/{file.relative_to(ROOT)}" for file in (ROOT / folder).rglob("*.py")}
-    model = ROOT / "engine" / "tiny" / "model"
-    expected |= {f"basemlx/{file.relative_to(ROOT)}" for file in model.iterdir()}
+    files = [
+        file for folder in FOLDERS for file in (ROOT / folder).rglob("*") if file.suffix in PACKED_SUFFIXES
+    ]
+    expected |= {f"basemlx/{file.relative_to(ROOT)}" for file in files}
+    assert "basemlx/engine/tiny/model/model.safetensors" in expected
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert expected - names == set(), "missing"
