@@ -20,7 +20,7 @@ demo: setup ## Starts a server with the built-in model and shows what it does
 	@$(BIN)/python scripts/demo.py
 
 test: check ## All checks and tests, slow ones aside
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest
 
 test-slow: setup ## The tests that take long: packaging in full, soak, evaluation
 	$(BIN)/pytest -m slow
