@@ -1,14 +1,15 @@
 """OutputDeltas to chat.completion.chunk objects, exactly in OpenAI's shape.
 
-For each choice: a first chunk with the role, one for every piece of text, a last one with the finish reason. Reasoning
-goes into `reasoning_content`, and into `reasoning`, as half of the clients read the one and half the other.
+For each choice: a first chunk with the role, one for every piece of text or of a tool call, a last one with the finish
+reason. Reasoning goes into `reasoning_content`, and into `reasoning`, as half of the clients read the one and half the
+other. A choice that ended by itself after tool calls finishes with `tool_calls`; one that was cut keeps `length`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from basemlx.engine.chat.parser import OutputParser
+from basemlx.engine.chat.parser import Event, OutputParser, TextPart, ToolCallArguments, ToolCallStart
 from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
 from basemlx.engine.openai.logprobs import chat_logprobs
 from basemlx.engine.text.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
 class _Choice:
     parser: OutputParser
     has_role: bool = False
+    has_calls: bool = False
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
 
 
@@ -49,23 +51,47 @@ class ChatChunks:
             choice.has_role = True
             chunks.append(self._chunk(delta.index, {"role": "assistant", "content": ""}))
         was_reasoning = choice.parser.in_reasoning
-        parts = choice.parser.push(delta.text)
+        events = list(choice.parser.push(delta.text))
         if was_reasoning or choice.parser.in_reasoning:
             self._num_reasoning_tokens += len(delta.token_ids)
         else:
             choice.logprobs += delta.logprobs
         if delta.finish_reason is not None:
-            parts += choice.parser.finish()
-        for part in parts:
-            if part.kind == "content":
-                chunks.append(self._chunk(delta.index, {"content": part.text}, self._take_logprobs(choice)))
-            else:
-                reasoning = {"reasoning_content": part.text, "reasoning": part.text}
-                chunks.append(self._chunk(delta.index, reasoning))
+            events += choice.parser.finish()
+        chunks += [
+            self._chunk(delta.index, part, self._take_logprobs(choice) if self._is_answer(event) else None)
+            for event in events
+            if (part := self._delta_of(event)) is not None
+        ]
+        choice.has_calls = choice.has_calls or any(isinstance(event, ToolCallStart) for event in events)
         if delta.finish_reason is not None:
-            rest = self._take_logprobs(choice)
-            chunks.append(self._chunk(delta.index, {}, rest, delta.finish_reason))
+            reason = (
+                "tool_calls" if choice.has_calls and delta.finish_reason == "stop" else delta.finish_reason
+            )
+            chunks.append(self._chunk(delta.index, {}, self._take_logprobs(choice), reason))
         return chunks
+
+    @staticmethod
+    def _is_answer(event: Event) -> bool:
+        """Log-probabilities are told with the answer's own text."""
+        return not isinstance(event, TextPart) or event.kind == "content"
+
+    @staticmethod
+    def _delta_of(event: Event) -> dict[str, Any] | None:
+        """An event as a message's delta; None for what has no place in one."""
+        match event:
+            case TextPart(kind="content", text=text):
+                return {"content": text}
+            case TextPart(text=text):
+                return {"reasoning_content": text, "reasoning": text}
+            case ToolCallStart(index=index, id=call_id, name=name):
+                function = {"name": name, "arguments": ""}
+                return {
+                    "tool_calls": [{"index": index, "id": call_id, "type": "function", "function": function}]
+                }
+            case ToolCallArguments(index=index, text=text):
+                return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+        return None
 
     def finish(self, usages: Sequence[Usage]) -> list[Chunk]:
         if not self.include_usage:

@@ -36,6 +36,7 @@ class ChatFold:
     def __init__(self) -> None:
         self._head = _Head("chat.completion")
         self._texts: dict[int, dict[str, list[str]]] = {}
+        self._calls: dict[int, dict[int, _Call]] = {}
         self._choices: dict[int, Chunk] = {}
 
     def add(self, chunk: Chunk) -> None:
@@ -49,6 +50,9 @@ class ChatFold:
             for name, value in part["delta"].items():
                 if name == "role":
                     choice["message"]["role"] = value
+                elif name == "tool_calls":
+                    for piece in value:
+                        self._calls.setdefault(index, {}).setdefault(piece["index"], _Call()).add(piece)
                 else:
                     texts.setdefault(name, []).append(value)
             if part["logprobs"] is not None:
@@ -59,9 +63,32 @@ class ChatFold:
 
     def response(self) -> dict[str, Any]:
         for index, choice in self._choices.items():
-            texts = {name: "".join(pieces) for name, pieces in self._texts[index].items()}
-            choice["message"] = {"role": "assistant", **choice["message"], **texts, "refusal": None}
+            message: Chunk = {"role": "assistant", **choice["message"]}
+            message |= {name: "".join(pieces) for name, pieces in self._texts[index].items()}
+            calls = self._calls.get(index)
+            if calls:
+                message["content"] = message["content"] or None
+                message["tool_calls"] = [calls[number].whole() for number in sorted(calls)]
+            choice["message"] = {**message, "refusal": None}
         return self._head.response(self._choices)
+
+
+class _Call:
+    """A tool call that comes in pieces: its identity once, its arguments bit by bit."""
+
+    def __init__(self) -> None:
+        self._head: Chunk = {}
+        self._arguments: list[str] = []
+
+    def add(self, piece: Chunk) -> None:
+        function = piece["function"]
+        if "name" in function:
+            self._head = {"id": piece["id"], "type": piece["type"], "name": function["name"]}
+        self._arguments.append(function["arguments"])
+
+    def whole(self) -> Chunk:
+        function = {"name": self._head["name"], "arguments": "".join(self._arguments)}
+        return {"id": self._head["id"], "type": self._head["type"], "function": function}
 
 
 class CompletionFold:
