@@ -6,13 +6,15 @@ every request holds a lease on its model, so that nothing is unloaded under it. 
 layer renders and parses.
 """
 
+import asyncio
 import gc
 import math
+import secrets
 import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,17 @@ from basemlx.engine.core.report import FinishedRequest
 from basemlx.engine.core.stream import GenerationStream, Mailbox
 from basemlx.engine.core.thread import EngineThread, Steps
 from basemlx.engine.core.worker import ModelWorker
+from basemlx.engine.embeddings.desk import EmbeddingDesk
+from basemlx.engine.embeddings.loader import (
+    Input,
+    LoadedEmbedder,
+    PreparedEmbedder,
+    embedder_steps,
+    embeds,
+    prepare_embedder,
+)
+from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult
+from basemlx.engine.embeddings.worker import EmbeddingWorker
 from basemlx.engine.errors import (
     BaseMLXError,
     ContextLengthExceeded,
@@ -146,6 +159,8 @@ class Engine:
         self._idle = threading.Condition(self._lock)
         self._max_memory_bytes = self.config.max_memory_bytes or default_max_memory_bytes()
         self._thread = EngineThread(self._steps, self._step_failed, self._died, clock)
+        max_open = self.config.max_num_sequences + self.config.max_waiting
+        self._embeddings = EmbeddingDesk(self._thread.post, max_open, clock)
         self._thread.start()
         self._keeper = ModelKeeper(
             self._load_now, self._drop_now, self._ceiling, clock, default_idle_ttl_s=self.config.idle_ttl_s
@@ -187,7 +202,7 @@ class Engine:
             found.name, progress=progress, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s
         )
         with _result(request) as lease:
-            return self._workers[lease.name].loaded.info
+            return self._in_memory(lease.name).info
 
     def unload(self, name: str, *, timeout_s: float | None = None) -> bool:
         """Takes a model out of memory once its running requests are done; False if it is not loaded. Blocks. Raises
@@ -217,7 +232,7 @@ class Engine:
         with self._lock:
             self._refuse_if_not_serving()
         known = self._name_of(name)
-        if known not in self._workers and not self.config.load_on_demand:
+        if known not in self._workers and known not in self._embeddings and not self.config.load_on_demand:
             raise self._not_loaded(name)
         if known not in self._sources:
             known = find_model(name, self.discovery, allow_paths=False).name
@@ -226,7 +241,17 @@ class Engine:
     def loaded(self, name: str) -> LoadedModel:
         """The model of that name, loaded first if need be (which blocks). Raises ModelNotFound and what `load` does."""
         with _result(self.reserve(name)) as lease:
-            return self._workers[lease.name].loaded
+            return self._generating(lease.name).loaded
+
+    def _in_memory(self, name: str) -> LoadedModel | LoadedEmbedder:
+        return self._embeddings.find(name) or self._workers[name].loaded
+
+    def _generating(self, name: str) -> ModelWorker:
+        if name in self._embeddings:
+            raise InvalidRequest(
+                f"The model {name!r} embeds and does not generate: use /v1/embeddings.", param="model"
+            )
+        return self._workers[name]
 
     def models(self) -> list[ModelInfo]:
         """Every model that can be used: those in memory in order of loading, then what else is on this machine."""
@@ -234,7 +259,8 @@ class Engine:
         infos: dict[str, ModelInfo] = {}
         for resident in self._keeper.residents():
             worker = self._workers.get(resident.name)
-            info = worker.loaded.info if worker is not None else self._found_info(resident.name)
+            loaded = worker.loaded if worker is not None else self._embeddings.find(resident.name)
+            info = loaded.info if loaded is not None else self._found_info(resident.name)
             if info is not None:
                 expires_s = resident.expires_s
                 infos[resident.name] = replace(
@@ -277,7 +303,8 @@ class Engine:
         pinned: bool = False,
         idle_ttl_s: float | None = None,
     ) -> "Future[ModelLease]":
-        num_bytes = 0 if name in self._workers else self._needed_bytes(self._source(name))
+        is_there = name in self._workers or name in self._embeddings
+        num_bytes = 0 if is_there else self._needed_bytes(self._source(name))
         return self._keeper.request(
             name, num_bytes, progress=progress, stays=stays, pinned=pinned, idle_ttl_s=idle_ttl_s
         )
@@ -303,14 +330,18 @@ class Engine:
         progress("checking", 0.0)
         found = self.discovery.find(name)
         found = source.found if found is None or found.folder != source.found.folder else found
-        prepared = prepare_load(
-            found.folder,
-            name,
-            adapter=source.adapter,
-            source=found.source,
-            capabilities=found.capabilities,
-            aliases=aliases_of(name),
-        )
+        prepared: PreparedModel | PreparedEmbedder
+        if embeds(found.folder, name):
+            prepared = prepare_embedder(found.folder, name, source=found.source, aliases=aliases_of(name))
+        else:
+            prepared = prepare_load(
+                found.folder,
+                name,
+                adapter=source.adapter,
+                source=found.source,
+                capabilities=found.capabilities,
+                aliases=aliases_of(name),
+            )
         needed = self._needed_bytes(source)
         if self._workers:
             if needed > available_memory_bytes():
@@ -326,10 +357,18 @@ class Engine:
     # the engine thread's side of it
 
     def _others_have_work(self) -> bool:
-        return any(worker.has_work for worker in self._workers.values())
+        workers: list[Steps] = [*self._workers.values(), *self._embeddings.workers()]
+        return any(worker.has_work for worker in workers)
 
-    def _load_steps(self, prepared: PreparedModel, needed: int) -> Generator[Stage, None, int]:
+    def _load_steps(
+        self, prepared: PreparedModel | PreparedEmbedder, needed: int
+    ) -> Generator[Stage, None, int]:
         config = self.config
+        if isinstance(prepared, PreparedEmbedder):
+            embedder = yield from embedder_steps(prepared, max_context_tokens=config.max_context_tokens)
+            self._embeddings.add(embedder)
+            self._share_memory()
+            return max(needed, embedder.weights_bytes)
         loaded = yield from load_steps(prepared, max_context_tokens=config.max_context_tokens)
         yield "warming up", 0.0
         make_cache = mlx_lm_module("models.cache").make_prompt_cache
@@ -352,6 +391,11 @@ class Engine:
         return max(needed, loaded.weights_bytes)
 
     def _drop(self, name: str) -> None:
+        if self._embeddings.drop(name):
+            gc.collect()
+            mx.clear_cache()
+            self._share_memory()
+            return
         worker = self._workers.get(name)
         if worker is None:
             return
@@ -372,7 +416,8 @@ class Engine:
         workers = list(self._workers.values())
         if not workers:
             return
-        weights = sum(worker.loaded.weights_bytes for worker in workers)
+        embedders = [worker.loaded.weights_bytes for worker in self._embeddings.workers()]
+        weights = sum(worker.loaded.weights_bytes for worker in workers) + sum(embedders)
         held = sum(worker.kv_bytes + worker.prefix_cache.nbytes for worker in workers)
         spare = max(0, min(self._max_memory_bytes - weights, available_memory_bytes() + held))
         for worker in workers:
@@ -412,7 +457,7 @@ class Engine:
             raise
 
     def _submit(self, request: GenerationRequest, lease: ModelLease) -> GenerationStream:
-        worker = self._workers[lease.name]
+        worker = self._generating(lease.name)
         max_tokens = self._checked_max_tokens(request, worker)
         now_s = self._clock()
         timeout_s = self.config.request_timeout_s if request.timeout_s is None else request.timeout_s
@@ -537,16 +582,88 @@ class Engine:
         if entry is not None:
             entry.lease.release()
 
+    # embeddings
+
+    def embedder(self, name: str) -> LoadedEmbedder:
+        """The embedding model of that name, loaded first if need be (which blocks). Raises InvalidRequest for a model
+        that generates, and what `loaded` does."""
+        with _result(self.reserve(name)) as lease:
+            return self._embeddings.model(lease.name)
+
+    def submit_embeddings(self, request: EmbeddingRequest) -> "Future[EmbeddingResult]":
+        """Takes a request in that the model's `prepare` made; the future may be cancelled at any time, which gives the
+        rest of it up. Raises what `submit` raises."""
+        lease = _result(self.reserve(request.model))
+        try:
+            self._embeddings.model(lease.name)
+            with self._lock:
+                self._refuse_if_not_serving()
+            timeout_s = self.config.request_timeout_s if request.timeout_s is None else request.timeout_s
+            return self._embeddings.submit(replace(request, model=lease.name), timeout_s, lease.release)
+        except BaseException:
+            lease.release()
+            raise
+
+    def embed(
+        self,
+        model: str,
+        inputs: Input | Sequence[Input],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+    ) -> EmbeddingResult:
+        """Vectors of one input or several, each a text or token ids (special tokens included). Blocks.
+
+        `prompt_name` puts one of the model's own prompts ("query") before every text. Raises InvalidRequest or
+        ContextLengthExceeded that names the input, and what `submit` raises."""
+        future = self._begin_embedding(model, inputs, prompt_name, dimensions, timeout_s)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def aembed(
+        self,
+        model: str,
+        inputs: Input | Sequence[Input],
+        *,
+        prompt_name: str | None = None,
+        dimensions: int | None = None,
+        timeout_s: float | None = None,
+    ) -> EmbeddingResult:
+        """`embed` for an event loop. Cancelling it gives up what is not computed yet."""
+        begin = asyncio.to_thread(self._begin_embedding, model, inputs, prompt_name, dimensions, timeout_s)
+        return await asyncio.wrap_future(await begin)
+
+    def _begin_embedding(
+        self,
+        model: str,
+        inputs: Input | Sequence[Input],
+        prompt_name: str | None,
+        dimensions: int | None,
+        timeout_s: float | None,
+    ) -> "Future[EmbeddingResult]":
+        request = self.embedder(model).prepare(
+            inputs,
+            request_id=f"embd-{secrets.token_hex(8)}",
+            prompt_name=prompt_name,
+            dimensions=dimensions,
+            timeout_s=timeout_s,
+        )
+        return self.submit_embeddings(request)
+
     # the engine thread's side
 
     def _steps(self) -> list[Steps]:
         self._loads = [task for task in self._loads if task.has_work]
-        return [*self._workers.values(), *self._loads]
+        return [*self._workers.values(), *self._embeddings.workers(), *self._loads]
 
     def _step_failed(self, worker: Steps, error: Exception) -> bool:
         """A step raised: the model's requests end with an error, its rows and prefixes are dropped, and a probe decides
         whether the engine may go on."""
-        assert isinstance(worker, ModelWorker)
+        assert isinstance(worker, ModelWorker | EmbeddingWorker)
         return worker.recover(
             GenerationFailed("The engine failed while computing this request; it has been reset.")
         )
@@ -560,6 +677,7 @@ class Engine:
             usage = Usage(len(entry.request.prompt_token_ids))
             entry.mailbox.end(usage, Timings(0.0, None, 0.0, None), error)
             self._count_out(entry.request.request_id)
+        self._embeddings.fail_open(error)
 
     # watching
 
@@ -588,11 +706,14 @@ class Engine:
         running, waiting = self._rows_in_use()
         memory = memory_use()
         workers = list(self._workers.values())
+        embedders = self._embeddings.workers()
         return EngineStats(
             running=running,
             waiting=waiting,
-            steps=self._totals["steps"] + sum(worker.num_steps for worker in workers),
-            models_loaded=len(workers),
+            steps=self._totals["steps"]
+            + sum(worker.num_steps for worker in workers)
+            + sum(worker.num_steps for worker in embedders),
+            models_loaded=len(workers) + len(embedders),
             prompt_tokens=self._totals["prompt_tokens"],
             completion_tokens=self._totals["completion_tokens"],
             cached_tokens=self._totals["cached_tokens"],
@@ -617,7 +738,10 @@ class Engine:
         """Takes no new requests and waits for the open ones; whether all finished in time."""
         with self._idle:
             self._draining = True
-            return self._idle.wait_for(lambda: not self._open, timeout_s)
+            started_s = time.monotonic()
+            generated = self._idle.wait_for(lambda: not self._open, timeout_s)
+        left_s = max(0.0, timeout_s - (time.monotonic() - started_s))
+        return self._embeddings.wait_idle(left_s) and generated
 
     def close(self) -> None:
         """Ends open requests with ShuttingDown, then the engine thread. May be called more than once."""
@@ -634,6 +758,7 @@ class Engine:
             self._thread.call(lambda: None)
         except EngineDead:
             pass
+        self._embeddings.fail_open(error)
         self._at_exit()
         self._workers.clear()
 
