@@ -2,6 +2,7 @@
 join to the same. Parsers read text, not tokens; what model or API it is for they do not know.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +17,34 @@ class TextPart:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    """A call begins: its name is sure. Calls are numbered from 0; `id` is made once."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    """A piece of the JSON text of a call's arguments, never empty."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEnd:
+    """The call's arguments are complete, or as much of them as the model wrote."""
+
+    index: int
+
+
+Event = TextPart | ToolCallStart | ToolCallArguments | ToolCallEnd
+NewId = Callable[[], str]
+
+
 class OutputParser(Protocol):
     """Takes text as it is generated and returns what is certain; `finish` brings the rest.
 
@@ -24,8 +53,8 @@ class OutputParser(Protocol):
 
     @property
     def in_reasoning(self) -> bool: ...
-    def push(self, text: str) -> list[TextPart]: ...
-    def finish(self) -> list[TextPart]: ...
+    def push(self, text: str) -> Sequence[Event]: ...
+    def finish(self) -> Sequence[Event]: ...
 
 
 class PlainParser:
@@ -38,3 +67,30 @@ class PlainParser:
 
     def finish(self) -> list[TextPart]:
         return []
+
+
+class ChainedParser:
+    """Reasoning first; what `first` calls content is what `second` reads."""
+
+    def __init__(self, first: OutputParser, second: OutputParser) -> None:
+        self._first = first
+        self._second = second
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._first.in_reasoning or self._second.in_reasoning
+
+    def push(self, text: str) -> list[Event]:
+        return self._pass_on(self._first.push(text))
+
+    def finish(self) -> list[Event]:
+        return [*self._pass_on(self._first.finish()), *self._second.finish()]
+
+    def _pass_on(self, events: Sequence[Event]) -> list[Event]:
+        passed: list[Event] = []
+        for event in events:
+            if isinstance(event, TextPart) and event.kind == "content":
+                passed += self._second.push(event.text)
+            else:
+                passed.append(event)
+        return passed

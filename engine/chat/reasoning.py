@@ -5,10 +5,58 @@ block counts only at the very start: a marker that is quoted later stays content
 them and the text, are part of neither.
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 from basemlx.engine.chat.parser import Kind, TextPart
 from basemlx.engine.text.stop import StopMatcher
 
 START, END = "<think>", "</think>"
+
+State = Literal["open", "closed", "allowed"]
+"""Of reasoning where generation begins: under way; over, or nothing the model knows; for the model to decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningStyle:
+    """How a model marks its reasoning. Where it begins with `start` by itself, white space may stand before that."""
+
+    start: str = START
+    end: str = END
+
+
+_STYLES = (
+    ReasoningStyle("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    ReasoningStyle("<seed:think>", "</seed:think>"),
+    ReasoningStyle("<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningStyle("<|channel>thought\n", "<channel|>"),
+    ReasoningStyle("<|inner_prefix|>", "<|inner_suffix|>"),
+    ReasoningStyle("[THINK]", "[/THINK]"),
+    ReasoningStyle("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
+    ReasoningStyle(),
+)
+
+
+def reasoning_style(template: str) -> ReasoningStyle | None:
+    """The markers that a chat template's text shows; None if it shows none that are known."""
+    for style in _STYLES:
+        shown = style.start.replace("\n", "\\n")
+        if (style.start in template or shown in template or style.start.rstrip() in template) and (
+            style.end in template or style.end.partition("<|start|>")[0] in template
+        ):
+            return style
+    return None
+
+
+def reasoning_state(prompt: str, style: ReasoningStyle | None, *, continued: str = "") -> State:
+    """Read from the tail of the rendered prompt; `continued` as for `reasoning_is_open`."""
+    if style is None:
+        return "closed"
+    start, end = style.start.rstrip(), style.end
+    if reasoning_is_open(prompt, continued=continued, start=start, end=end):
+        return "open"
+    tail = prompt[: len(prompt) - len(continued)].rstrip()
+    return "closed" if continued or tail.endswith(end) else "allowed"
 
 
 class ReasoningParser:
