@@ -31,6 +31,7 @@ from basemlx.server.lifecycle import Admission, CloseWhileDraining, Lifecycle
 from basemlx.server.metrics import Metrics
 from basemlx.server.pool import WorkPool
 from basemlx.server.responses import encode_json
+from basemlx.server.routes.embeddings import embedding_routes
 from basemlx.server.routes.generation import generation_routes
 from basemlx.server.routes.models import model_routes
 from basemlx.server.routes.status import status_routes
@@ -67,6 +68,7 @@ def create_app(
     app = Starlette(
         routes=[
             *generation_routes(service, settings, lifecycle, pool),
+            *embedding_routes(service, lifecycle, pool),
             *model_routes(service, pool),
             *status_routes(engine, lifecycle, metrics),
         ],

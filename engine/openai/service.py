@@ -19,6 +19,8 @@ from basemlx.engine.openai.chat_request import ChatRequest, chat_request
 from basemlx.engine.openai.chunks import Identity, fingerprint
 from basemlx.engine.openai.completion_request import Prompt, completion_request
 from basemlx.engine.openai.completions import CompletionChunks
+from basemlx.engine.openai.embeddings import EmbeddingEngine, EmbeddingsTurn, submit_embeddings
+from basemlx.engine.openai.embeddings_request import embeddings_request
 from basemlx.engine.openai.fold import ChatFold, CompletionFold
 from basemlx.engine.openai.parameters import RequestOptions
 from basemlx.engine.openai.turn import DeltaStream, Turn
@@ -46,7 +48,7 @@ class Loaded(Protocol):
     def generation_defaults(self) -> Mapping[str, float | int]: ...
 
 
-class EngineLike(Protocol):
+class EngineLike(EmbeddingEngine, Protocol):
     """The engine, as far as it is used here."""
 
     def loaded(self, name: str) -> Loaded: ...
@@ -72,7 +74,7 @@ class OpenAIService:
         """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
         request = chat_request(body)
         options = request.options
-        self._check_timeout(options)
+        self._check_timeout(options.timeout_s)
         loaded = self._engine.loaded(options.model)
         prompt, is_open = _render(request, loaded)
         add_special_tokens = bool(options.add_special_tokens)  # templates bring their own
@@ -94,7 +96,7 @@ class OpenAIService:
         """Submits a text completion, one request of the engine for each prompt."""
         request = completion_request(body)
         options = request.options
-        self._check_timeout(options)
+        self._check_timeout(options.timeout_s)
         loaded = self._engine.loaded(options.model)
         sampling = _checked_sampling(options, loaded)
         prompts = [
@@ -119,6 +121,12 @@ class OpenAIService:
         return Turn(
             request_id, streams, maker, CompletionFold(), stream=options.stream, ignored=options.ignored
         )
+
+    def embeddings(self, body: Mapping[str, Any], *, request_id: str | None = None) -> EmbeddingsTurn:
+        """Submits inputs to be embedded."""
+        request = embeddings_request(body)
+        self._check_timeout(request.timeout_s)
+        return submit_embeddings(self._engine, request, request_id=request_id)
 
     def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [_model_entry(info) for info in self._engine.models()]}
@@ -169,10 +177,10 @@ class OpenAIService:
             replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}")
         )
 
-    def _check_timeout(self, options: RequestOptions) -> None:
+    def _check_timeout(self, timeout_s: float | None) -> None:
         """A request may set itself a shorter deadline than the server's, not a longer one."""
         most_s = self._max_timeout_s
-        if most_s is not None and options.timeout_s is not None and options.timeout_s > most_s:
+        if most_s is not None and timeout_s is not None and timeout_s > most_s:
             raise InvalidRequest(f"timeout must be at most {most_s:g} seconds here.", param="timeout")
 
     def _identity(self, response_id: str, object_name: str, loaded: Loaded) -> Identity:

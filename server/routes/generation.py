@@ -55,7 +55,7 @@ def _handler(submit: Submit, settings: ServerSettings, lifecycle: Lifecycle, poo
             with watch.guard():
                 turn = await pool.run(accept, discard=_abort)
             try:
-                headers = _ignored_header(turn.ignored)
+                headers = ignored_header(turn.ignored)
                 if turn.stream:
                     stream = EventStream(send, settings.heartbeat_s)
                     await stream.run(aiter(turn), watch, headers, request_id)
@@ -73,7 +73,7 @@ def _abort(turn: Turn) -> None:
     turn.abort()
 
 
-def _ignored_header(names: Sequence[str]) -> Headers:
+def ignored_header(names: Sequence[str]) -> Headers:
     """Names of fields that nobody knows, as a header: a client wrote them, so they are cut to harmless characters."""
     if not names:
         return []

@@ -13,6 +13,7 @@ from basemlx.server.service import Watched
 ENDPOINTS = (
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "POST /v1/embeddings",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "GET /health",

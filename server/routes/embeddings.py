@@ -1,0 +1,46 @@
+"""/v1/embeddings: a body in, vectors out. Reading, tokenising and writing megabytes of JSON run in the work pool.
+
+A client that leaves gives its request up: what is not computed by then is not.
+"""
+
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from basemlx.engine.openai.embeddings import EmbeddingsTurn
+from basemlx.engine.openai.json_body import parse_json
+from basemlx.server.body import read_body
+from basemlx.server.context import record_of
+from basemlx.server.disconnect import Watch
+from basemlx.server.lifecycle import Lifecycle
+from basemlx.server.pool import WorkPool
+from basemlx.server.routes.endpoint import route
+from basemlx.server.routes.generation import ignored_header
+from basemlx.server.service import Service
+
+
+def embedding_routes(service: Service, lifecycle: Lifecycle, pool: WorkPool) -> list[Route]:
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = record_of(scope).request_id
+        body = [await read_body(receive)]  # emptied by whoever parses it
+
+        def accept() -> EmbeddingsTurn:
+            return service.embeddings(parse_json(body.pop()), request_id=request_id)
+
+        async with Watch(receive, lifecycle.watches) as watch:
+            with watch.guard():
+                turn = await pool.run(accept, discard=EmbeddingsTurn.abort)
+            try:
+                with watch.guard():
+                    result = await turn.aresult()
+                    content = await pool.run(lambda: turn.encoded(result))
+                headers = [
+                    (b"content-type", b"application/json"),
+                    (b"content-length", b"%d" % len(content)),
+                    *ignored_header(turn.ignored),
+                ]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": content, "more_body": False})
+            finally:
+                turn.abort()
+
+    return [route("/v1/embeddings", ["POST"], handle)]
