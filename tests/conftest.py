@@ -1,8 +1,8 @@
 """What every test may use: MLX prepared as the server prepares it, and small models on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from basemlx.engine import runtime
 runtime.prepare(stand_alone=True)  # before any test module imports mlx-lm: tests do not pay for torch
 
 from tests.model_zoo import write_model  # noqa: E402
+
+if TYPE_CHECKING:  # tests of the engine do not pay for the server
+    from tests.serving import Noise, ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +28,24 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folders[key]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def noise(zoo: Callable[..., Path]) -> "Iterator[Noise]":
+    """An engine of four rows and a queue of four, in this process."""
+    from tests.serving import noise_engine
+
+    with noise_engine(zoo("qwen3")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[ServerProcess]":
+    """`basemlx serve` with `tiny` and `noise`, which wants API_KEY; it has to end well when all tests are through."""
+    from tests.serving import API_KEY, ServerProcess
+
+    folder = write_model(tmp_path_factory.mktemp("served") / "noise", "qwen3")
+    with ServerProcess("--model", "tiny", "--model", str(folder), BASEMLX_API_KEY=API_KEY) as process:
+        yield process
+        assert process.is_running
+        assert process.stop() == 0, process.log

@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.serving import LiveServer, Noise
+
+
+@pytest.fixture(scope="module")
+def live(noise: Noise) -> Iterator[LiveServer]:
+    """A server in this process, one a module; its engine is idle and whole afterwards."""
+    with LiveServer(noise) as server:
+        yield server

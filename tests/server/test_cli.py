@@ -1,0 +1,188 @@
+"""The command line as a user meets it: help worth reading, exit codes, messages that say what to do."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from basemlx import __version__
+from basemlx.engine.config import EngineConfig
+from basemlx.server.settings import ServerSettings
+from tests.serving import API_KEY, BASEMLX, ServerProcess, ask
+
+
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("BASEMLX_")}
+    return subprocess.Popen(
+        [*BASEMLX, *arguments],
+        env=clean | {"BASEMLX_OPENBLAS": "off", "COLUMNS": "110"} | environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", stdin: str = "") -> tuple[int, str, str]:
+    out, err = process.communicate(stdin, timeout=120)
+    return process.returncode, out, err
+
+
+def basemlx(*arguments: str, stdin: str = "", **environment: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    return finish(start(*arguments, **environment), stdin)
+
+
+def run_all(calls: Sequence[tuple[str, ...]]) -> list[tuple[int, str, str]]:
+    """Several at once: most of their time is start-up."""
+    return [finish(process) for process in [start(*call) for call in calls]]
+
+
+def test_help_lists_commands_and_every_option_says_what_it_is_for() -> None:
+    alone, overall, serve, run, version = run_all(
+        [(), ("--help",), ("serve", "-h"), ("run", "--help"), ("--version",)]
+    )
+    assert alone[:2] == overall[:2]
+    assert {status for status, _, _ in (alone, overall, serve, run, version)} == {0}
+    for command in ("serve", "run", "list", "doctor"):
+        assert f"\n  {command} " in overall[1]
+    assert version[1] == f"basemlx {__version__}\n"
+    for text in (serve[1], run[1]):
+        options = [line for line in text.splitlines() if line.startswith("  --")]
+        assert options
+        assert all(len(line.split("  ")) >= 3 or "/" in line for line in options), text
+        assert " <" not in text  # no names of Python's types
+    server, engine = ServerSettings(), EngineConfig()
+    for figure in (
+        server.host,
+        server.port,
+        engine.max_num_sequences,
+        engine.max_waiting,
+        server.write_timeout_s,
+    ):
+        assert f"[default: {figure}" in serve[1]
+
+
+WRONG = {
+    ("serve", "--prot", "1"): "--port",
+    ("serve", "--port", "65536"): "--port",
+    ("serve", "--host", "0.0.0.0", "--port", "0"): "--api-key-file",
+    ("serve", "--host", "no.such.host.invalid", "--insecure-no-auth"): "--host",
+    ("serve", "--api-key-file", "/nowhere/keys"): "/nowhere/keys",
+    ("serve", "--allowed-origin", "ui.example"): "https://",
+    ("serve", "--header-timeout", "0"): "--header-timeout",
+    ("serv",): "serv",
+    ("run", "--temperature", "3", "hi"): "--temperature",
+}
+
+
+def test_wrong_usage_ends_with_2_and_a_line_that_says_what_to_do() -> None:
+    started_s = time.monotonic()
+    for call, (status, out, err) in zip(WRONG, run_all(list(WRONG)), strict=True):
+        assert status == 2, (call, err)
+        assert out == ""
+        assert WRONG[call] in err, (call, err)
+        assert "Traceback" not in err
+    assert time.monotonic() - started_s < 60
+
+
+def test_a_port_in_use_and_a_misspelt_variable_are_refused_before_a_model_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, _, err = basemlx("serve", "--port", str(port), "--model", "/nowhere/at/all")
+    assert status == 2
+    assert f"Port {port}" in err
+    assert "--port" in err
+    status, _, err = basemlx("serve", BASEMLX_APIKEY="oops")
+    assert status == 2
+    assert "BASEMLX_APIKEY" in err
+
+
+def test_models_that_cannot_be_served_end_with_1_and_one_line(
+    zoo: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole = zoo("qwen3")
+
+    def copy(name: str, without: str = "") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in whole.iterdir():
+            if file.name != without:
+                (folder / file.name).write_bytes(file.read_bytes())
+        return folder
+
+    truncated = copy("truncated") / "model.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:-1000])
+    corrupt = copy("corrupt") / "model.safetensors"
+    corrupt.write_bytes(b"\xff" * 8 + corrupt.read_bytes()[8:])
+    wanted = {
+        str(truncated.parent): "model.safetensors",
+        str(corrupt.parent): "model.safetensors",
+        str(copy("speechless", without="tokenizer.json")): "tokenizer.json",
+        str(copy("weightless", without="model.safetensors")): "safetensors",
+        str(tmp_path / "absent"): "absent",
+        "org/absent": "org/absent",
+    }
+    results = run_all([("serve", "--port", "0", "--model", model) for model in wanted])
+    for (model, word), (status, out, err) in zip(wanted.items(), results, strict=True):
+        assert status == 1, (model, err)
+        assert out == ""
+        assert word in err.splitlines()[-1], err
+        assert err.splitlines()[-1].startswith("basemlx: ")
+        assert "Traceback" not in err
+
+
+def test_a_key_shows_neither_in_the_list_of_processes_nor_in_the_log(served: ServerProcess) -> None:
+    command = Path(f"/proc/{served.pid}/cmdline")
+    if command.exists():
+        assert API_KEY.encode() not in command.read_bytes()
+    assert API_KEY not in served.log
+    assert "auth=key" in served.log
+
+
+def test_the_log_begins_with_the_limits_in_force(served: ServerProcess) -> None:
+    line = next(line for line in served.log.splitlines() if "listening" in line)
+    for figure in ("auth=key", "allowed_origins=none", "body_bytes=33554432", "waiting=64", "deadline_s=600"):
+        assert figure in line
+
+
+def test_list_shows_models_and_what_the_server_has_loaded(served: ServerProcess) -> None:
+    status, out, _ = basemlx("list", "--port", str(served.port), BASEMLX_API_KEY=API_KEY)
+    assert status == 0
+    rows = {line.split()[0]: line.split()[-1] for line in out.splitlines()}
+    assert rows["NAME"] == "LOADED"
+    assert rows["tiny"] == "yes"
+    assert rows["noise"] == "yes"
+    status, out, _ = basemlx("list", "--port", "1")
+    assert status == 0
+    assert {line.split()[0]: line.split()[-1] for line in out.splitlines()}["tiny"] == "-"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(number: int, zoo: Callable[..., Path]) -> None:
+    with ServerProcess("--model", str(zoo("qwen3")), "--drain-timeout", "600") as process:
+        assert ask(process.port, model="qwen3").status == 200
+        with socket.create_connection(("127.0.0.1", process.port)) as client:
+            body = b'{"model": "qwen3", "prompt": "x", "max_tokens": 1900, "n": 8, "ignore_eos": true}'
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (process.port, len(body), body)
+            )
+            while b'"running":8' not in _health(process.port):
+                pass
+            process.signal(number)
+            while "draining: 1" not in process.log:
+                time.sleep(0.01)
+            process.signal(number)
+            assert process.wait() == 128 + number
+
+
+def _health(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % port)
+        return b"".join(iter(lambda: client.recv(4096), b""))
