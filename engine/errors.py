@@ -3,6 +3,7 @@
     BaseMLXError                       status  type                    code
     ├── InvalidRequest                 400     invalid_request_error   (given, or None)
     │   ├── UnsupportedParameter       400     invalid_request_error   unsupported_parameter
+    │   ├── UnsupportedSchema          400     invalid_request_error   unsupported_schema  (keyword, pointer)
     │   └── ContextLengthExceeded      400     invalid_request_error   context_length_exceeded
     ├── AuthenticationFailed           401     invalid_request_error   invalid_api_key
     ├── RequestForbidden               403     invalid_request_error   forbidden
@@ -66,6 +67,27 @@ class UnsupportedParameter(InvalidRequest):
     """A known parameter that this engine cannot honour, refused rather than dropped."""
 
     default_code = "unsupported_parameter"
+
+
+class UnsupportedSchema(InvalidRequest):
+    """A JSON schema, or another grammar, that is malformed, too large, or not enforceable as asked.
+
+    `keyword` is at fault, and `pointer` (a JSON Pointer) says where in the schema; None where neither applies.
+    """
+
+    default_code = "unsupported_schema"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        keyword: str | None = None,
+        pointer: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param)
+        self.keyword = keyword
+        self.pointer = pointer
 
 
 class ContextLengthExceeded(InvalidRequest):

@@ -15,7 +15,7 @@ JsonRules = Callable[[Json, str], tuple[str, str]]
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_ ,:;<>=!@%'`~&")
 _ANY = "/(?s:.*)/"
-_WHITESPACE = "[ \\n\\t]{0,2}"
+_WHITESPACE = "[ \\n\\r\\t]{0,2}"
 
 
 def schema_rules(node: Json, prefix: str) -> tuple[str, str]:

@@ -65,7 +65,7 @@ class _Writer:
                 text_format = _any_text(excluding)
                 if not not_starting:
                     return text_format
-                first = {"type": "regex", "pattern": f"[^{_class_escaped(not_starting)}{BEGIN}]"}
+                first = {"type": "regex", "pattern": f"[^{_class_escaped(not_starting + BEGIN)}]"}
                 return {"type": "optional", "content": _sequence([first, text_format])}
             case Until(end=end, max_tokens=max_tokens):
                 text_format = _any_text(node.excluded)
@@ -123,4 +123,8 @@ def _times(part: Format, low: int, high: int | None) -> Format:
 
 
 def _class_escaped(characters: str) -> str:
-    return "".join(f"\\{char}" if char in "\\]^-[" else char for char in characters)
+    """The inside of a character class."""
+    return "".join(
+        f"\\x{ord(char):02x}" if char < " " else f"\\{char}" if char in "\\]^-[" else char
+        for char in characters
+    )
