@@ -79,8 +79,20 @@ def tojson(
     if isinstance(value, Undefined):
         value._fail_with_undefined_error()
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=_listed,
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    """What filters like `map` give."""
+    if isinstance(value, Iterator):
+        return list(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
@@ -88,10 +100,12 @@ def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Lets templates append to lists, which Kimi's do: a render's data are its own and gone after it."""
+    """Lets templates append to lists and pop from them, as Kimi's do: a render's data are its own and gone after it."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        return (attr == "append" and type(obj) is list) or super().is_safe_attribute(obj, attr, value)
+        return (attr in ("append", "pop") and type(obj) is list) or super().is_safe_attribute(
+            obj, attr, value
+        )
 
 
 def make_environment() -> Sandbox:

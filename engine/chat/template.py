@@ -5,17 +5,21 @@ a template needs of its messages is found out by rendering small probes, once ea
 token and no OpenAI request; a template that fails is the request's failure, named so.
 """
 
+import json
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from basemlx.engine.chat.messages import Message, Traits, adapted
+from basemlx.engine.chat.formats import Format, format_of
+from basemlx.engine.chat.formats.hermes import Hermes
+from basemlx.engine.chat.messages import Message, Traits, adapted, as_object
 from basemlx.engine.chat.renderers import RenderFailed, pool
+from basemlx.engine.chat.tools import Call
 from basemlx.engine.errors import EngineUnavailable, InvalidRequest, ModelCorrupt
 from basemlx.engine.models.config import read_json_object
 
@@ -27,6 +31,7 @@ LOCK_LIMIT_S = 10.0
 
 _DEVELOPER_ROLE = re.compile(r"""(["'])developer\1""")
 _PROBE = "qZprobeQz"
+_PROBE_RESULT = "qZresultQz"
 _END_MARK = "qZendOfMessageQz"
 
 
@@ -41,6 +46,8 @@ class ChatTemplate:
     """Renders conversations. Safe to use from any thread; renders of one template take turns.
 
     `source` is the template for plain conversations, `tool_source` that for tools, where the model has two.
+    `call_format` is how the model writes tool calls, as far as the template shows it; an override is set before anything
+    is rendered.
     """
 
     def __init__(
@@ -49,11 +56,13 @@ class ChatTemplate:
         special_tokens: Mapping[str, str] | None = None,
         *,
         tool_source: str | None = None,
+        vocabulary: Collection[str] = (),
     ) -> None:
         for text in (source, tool_source or ""):
             if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
                 raise ModelCorrupt("The model's chat template is larger than 1 MiB.")
         self.source = source
+        self.call_format: Format | None = format_of(tool_source or source, vocabulary)
         self._sources = {False: source.encode(), True: (tool_source or source).encode()}
         self._special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
@@ -129,9 +138,12 @@ class ChatTemplate:
             raise RenderFailed(f"it had to be stopped {MAX_RUNAWAYS} times in a row and is not tried again")
         tools = options["tools"]
         variables = {**self._special_tokens, "documents": None, **options}
-        variables["messages"] = adapted(messages, traits)
+        variables["messages"] = adapted(messages, traits, self._calls_as_text)
         if traits.empty_tools:
-            variables |= {"tools": [], "functions": "[]", "datetime": time.strftime("%Y-%m-%d %H:%M:%S")}
+            variables["tools"] = []
+        if traits.empty_tools or (tools is not None and "datetime" in self.source):  # FireFunction
+            functions = json.dumps([tool.get("function", tool) for tool in tools or ()], ensure_ascii=False)
+            variables |= {"functions": functions, "datetime": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
             prompt = pool.render(self._sources[tools is not None], variables)
         except RenderFailed as failure:
@@ -143,6 +155,15 @@ class ChatTemplate:
             ) from None
         self._num_runaways = 0
         return prompt
+
+    def _calls_as_text(self, calls: Sequence[Mapping[str, Any]]) -> str:
+        """Past calls as the model writes them; where that is not known, as most models do."""
+        found = []
+        for call in calls:
+            arguments = as_object(call["function"].get("arguments"))
+            name = call["function"]["name"]
+            found.append(Call(name, arguments if isinstance(arguments, dict) else {}, call.get("id") or ""))
+        return (self.call_format or Hermes()).render(found)
 
     # what the template needs, found by probes
 
@@ -179,21 +200,27 @@ class ChatTemplate:
         return traits
 
     def _find_call_traits(self, traits: Traits, options: Mapping[str, Any]) -> Traits:
-        """The first way of giving a past tool call in which its name and its arguments, as JSON, reach the prompt."""
+        """The first way of giving a past tool call in which its name, its arguments as JSON, and its result reach the
+        prompt."""
         function = {"name": "probe_name", "arguments": f'{{"probe_key": "{_PROBE}"}}'}
-        call = {"id": "probe0001", "type": "function", "function": function}
+        call = {"id": "call_probe0001", "type": "function", "function": function}
         messages: list[Message] = [
             {"role": "user", "content": "?"},
             {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "content": "!", "tool_call_id": "probe0001", "name": "probe_name"},
+            {"role": "tool", "content": _PROBE_RESULT, "tool_call_id": "call_probe0001"},
         ]
-        for null_content in (False, True):
-            for objects in (True, False):
-                way = replace(traits, argument_objects=objects, null_content=null_content)
-                prompt = self._probe(messages, way, options)
-                garbled = "'probe_key'" in prompt or '\\"probe_key' in prompt
-                if "probe_name" in prompt and _PROBE in prompt and not garbled:
-                    return way
+        ways = [
+            replace(traits, argument_objects=objects, null_content=null_content, short_ids=short_ids)
+            for short_ids in (False, True)
+            for null_content in (False, True)
+            for objects in (True, False)
+        ]
+        ways += [replace(traits, calls_as_text=True, results_as_user=as_user) for as_user in (False, True)]
+        for way in ways:
+            prompt = self._probe(messages, way, options)
+            garbled = "'probe_key'" in prompt or '\\"probe_key' in prompt
+            if all(part in prompt for part in ("probe_name", _PROBE, _PROBE_RESULT)) and not garbled:
+                return way
         raise InvalidRequest(
             "The model's chat template has no place for tool calls of the assistant.", param="messages"
         )

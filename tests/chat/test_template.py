@@ -125,7 +125,7 @@ def test_templates_find_what_they_are_written_for(source: str, prompt: str) -> N
         "{{ messages[7].content.x }}",
         "{{ 1 / 0 }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ messages.pop() }}",
+        "{{ messages.clear() }}",
         "{{ ''.__class__.__mro__ }}",
         "{{ (messages | attr('__class__')).__base__ }}",
         "{{ cycler.__init__.__globals__.os }}",
