@@ -31,6 +31,8 @@ from basemlx.engine.grammar.recogniser import TooCostly, is_empty
 MAX_CASES = 256
 """Of one subschema and type; more are a gap."""
 _MAX_DEPTH = 80
+MAX_GAPS = 32
+"""That are reported of one schema."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,13 @@ class Expander:
         self._running: set[tuple[Place, bool, JsonType]] = set()
 
     def gap(self, keyword: str, place: Place, reason: str) -> None:
-        self.gaps[Gap(keyword, f"{place.pointer.partition(SYNTHETIC)[0]}/{keyword}", reason)] = None
+        self.gap_at(f"{place.pointer.partition(SYNTHETIC)[0]}/{keyword}", reason)
 
     def gap_at(self, pointer: str, reason: str) -> None:
         """The same, where `pointer` leads to the keyword itself."""
         pointer = pointer.partition(SYNTHETIC)[0]
+        if len(self.gaps) >= MAX_GAPS:
+            return
         self.gaps[Gap(pointer.rpartition("/")[2], pointer, reason)] = None
 
     def malformed(self, keyword: str, place: Place, what: str) -> UnsupportedSchema:
@@ -153,7 +157,8 @@ class Expander:
         if len(right) == 1 and _says_nothing(right[0]):
             return left
         found: dict[Case, None] = {}
-        self._spend(len(left) * len(right))
+        if len(left) * len(right) > 1:
+            self._spend(len(left) * len(right))
         for a in left:
             for b in right:
                 both = meet(a, b)
@@ -164,7 +169,8 @@ class Expander:
     def union(self, *parts: Iterable[Case]) -> list[Case]:
         """Either holds. Raises TooManyCases."""
         found = dict.fromkeys(case for part in parts for case in part)
-        self._spend(len(found))
+        if len(found) > 1:
+            self._spend(len(found))
         strings = [case for case in found if isinstance(case, StringCase)]
         if len(strings) > 1:
             return [StringCase(alt(*(case.language for case in strings)))]

@@ -5,13 +5,15 @@ its work per step is bounded by fuel. Nothing here parses untrusted text for the
 before.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from basemlx.engine.core.constraint import Mask
 from basemlx.engine.errors import GenerationFailed, UnsupportedSchema
-from basemlx.engine.grammar.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from basemlx.engine.core.constraint import Mask
+    from basemlx.engine.grammar.vocabulary import Vocabulary
 
 LIMITS: dict[str, Any] = {
     "max_items_in_row": 20_000,
@@ -32,7 +34,7 @@ class LLGuidanceBackend:
 
     name = "llguidance"
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: "Vocabulary") -> None:
         self.vocabulary = vocabulary
         self._tokenizer = make_tokenizer(vocabulary)
         self.eos_token_ids = vocabulary.eos_token_ids
@@ -77,7 +79,7 @@ class LLGuidanceMatcher:
     def is_complete(self) -> bool:
         return bool(self._matcher.is_accepting())
 
-    def fill(self, mask: Mask) -> bool:
+    def fill(self, mask: "Mask") -> bool:
         if self._is_terminated:
             raise GenerationFailed("The grammar has ended; nothing can follow.")
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
@@ -117,7 +119,7 @@ class _Tokens:
 
     bos_token_id = None
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: "Vocabulary") -> None:
         self._vocabulary = vocabulary
         self.tokens = vocabulary.tokens
         self.eos_token_id = min(vocabulary.eos_token_ids)
@@ -128,7 +130,7 @@ class _Tokens:
         return self._vocabulary.spell(text if isinstance(text, str) else text.decode())
 
 
-def make_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
+def make_tokenizer(vocabulary: "Vocabulary") -> LLTokenizer:
     return LLTokenizer(
         TokenizerWrapper(_Tokens(vocabulary)),
         n_vocab=vocabulary.size,

@@ -171,6 +171,7 @@ class _Writer:
             case, sum(needed for _, _, needed in layout.declared + layout.loose) + bool(layout.last)
         )
         self._rules: dict[tuple[int, bool, int], Rule] = {}
+        self._waiting: list[tuple[list[Production], int, bool, int]] = []
         self._loose = layout.loose
         self._other: Rule | None = None
         if layout.others:
@@ -185,7 +186,10 @@ class _Writer:
         if self._counts and (cap > _MAX_COUNT or cap * len(self._declared) > 4000):
             self._builder.expander.gap_at(self._pointer or "/maxProperties", "a large count")
             self._counts = False
-        return (self._after(0, False, 0),)
+        first = self._after(0, False, 0)
+        while self._waiting:
+            self._write(*self._waiting.pop())
+        return (first,)
 
     def _after(self, at: int, any_yet: bool, count: int) -> Symbol:
         """What may follow once the first `at` declared properties were written or left out."""
@@ -195,9 +199,13 @@ class _Writer:
             return self._rules[key]
         sides: list[Production] = []
         rule = self._rules[key] = self._builder.add(self._builder.fresh("o"), sides)
+        self._waiting.append((sides, at, any_yet, count))
+        return rule
+
+    def _write(self, sides: list[Production], at: int, any_yet: bool, count: int) -> None:
         if at == len(self._declared):
             sides += self._end(any_yet, count)
-            return rule
+            return
         name, goal, needed = self._declared[at]
         comma: Production = (tokens.COMMA,) if any_yet else ()
         if self._builder.expander.is_possible(goal) and not (
@@ -208,7 +216,6 @@ class _Writer:
             )
         if not needed:
             sides.append((self._after(at + 1, any_yet, count),))
-        return rule
 
     def _end(self, any_yet: bool, count: int) -> list[Production]:
         """Further properties, `count` having come."""

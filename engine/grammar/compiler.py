@@ -1,0 +1,306 @@
+"""Compiles schemas, regular expressions, choices and grammars for one vocabulary; what the rest of the engine uses.
+
+    compiler = GrammarCompiler.from_tokenizer_file("tokenizer.json")
+    constraint = compiler.compile_json_schema(schema, strict=True)    # UnsupportedSchema if not enforceable in full
+    constraint.accepts('{"a": 1}')                                    # walks the served path
+    matcher = constraint.matcher()                                    # for one choice of a request
+
+What a request brings is looked at first in a worker process, under a deadline; only what went well there is compiled
+here. Requests for the same thing at the same time share one compilation, and one that everyone has given up is
+killed. Results are kept in a cache bounded by bytes, refusals too. Loads no model; knows nothing of requests.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from basemlx.engine.errors import QueueFull, RequestAborted, UnsupportedSchema
+from basemlx.engine.grammar.backend import CompiledGrammar, Matcher
+from basemlx.engine.grammar.cache import ByteCache
+from basemlx.engine.grammar.languages import words
+from basemlx.engine.grammar.limits import DEFAULT_LIMITS, SchemaLimits, read_schema, schema_text
+from basemlx.engine.grammar.llguidance_backend import LLGuidanceBackend
+from basemlx.engine.grammar.schema import SchemaPlan
+from basemlx.engine.grammar.tasks import plan_in, raised
+from basemlx.engine.grammar.terminals import plain_terminal
+from basemlx.engine.grammar.validator import Violation
+from basemlx.engine.grammar.vocabulary import Vocabulary
+from basemlx.engine.grammar.worker import CompileWorker, Task, TaskAbandoned
+
+DEADLINE_S = 5.0
+CACHE_BYTES = 64 * 1024 * 1024
+MAX_WORKERS = 2
+MAX_GRAMMAR_CHARS = 64 * 1024
+MAX_CHOICES = 2_000
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A constraint for one vocabulary (`engine.core.constraint.Constraint`); make a matcher for each choice.
+
+    `plan` is None for what is not a schema. `grammar` is None where nothing satisfies the schema.
+    """
+
+    grammar: CompiledGrammar | None
+    plan: SchemaPlan | None
+    schema: str | None
+    _compiler: "GrammarCompiler" = field(repr=False)
+
+    def matcher(self) -> Matcher:
+        """Raises UnsupportedSchema if there is nothing to generate: no value satisfies the schema."""
+        if self.grammar is None:
+            raise UnsupportedSchema("No JSON value satisfies the schema.", pointer="")
+        return self.grammar.matcher()
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether a finished document has to be validated, because the grammar does not enforce all of the schema."""
+        return self.plan is not None and bool(self.plan.remaining)
+
+    def accepts(self, text: str) -> bool:
+        """Whether `text` could be the answer: spelled with tokens the grammar allows, complete, and valid where the
+        grammar leaves something to be checked."""
+        if self.grammar is None:
+            return False
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            return False
+        if not self.grammar.matcher().accepts_bytes(data):
+            return False
+        return not self.needs_check or not self.check(text)
+
+    def check(self, text: str) -> list[Violation]:
+        """Validates a finished document; what is wrong with it, if anything. Raises UnsupportedSchema if that takes too
+        long."""
+        if self.schema is None or not self.needs_check:
+            return []
+        return self._compiler._check(self.schema, text)
+
+
+class _Job:
+    """One compilation and everyone who waits for it."""
+
+    def __init__(self) -> None:
+        self.result: Future[Compiled] = Future()
+        self.abandoned = threading.Event()
+        self.waiting = 0
+
+
+class GrammarCompiler:
+    """Safe to use from any thread. `close` ends its processes; so does the end of this process."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        limits: SchemaLimits = DEFAULT_LIMITS,
+        deadline_s: float = DEADLINE_S,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.backend = LLGuidanceBackend(vocabulary)
+        self._limits = limits
+        self._deadline_s = deadline_s
+        self._cache: ByteCache[Compiled | UnsupportedSchema] = ByteCache(cache_bytes)
+        self._workers = [CompileWorker() for _ in range(MAX_WORKERS)]
+        self._idle = list(reversed(self._workers))
+        self._worker_freed = threading.Condition()
+        self._jobs: dict[Hashable, _Job] = {}
+        self._jobs_lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(16, thread_name_prefix="grammar")
+
+    @classmethod
+    def from_tokenizer_file(cls, path: Path | str, vocab_size: int | None = None) -> "GrammarCompiler":
+        """For a tokenizer.json; `vocab_size` is the width of the model's logits. Raises ModelCorrupt."""
+        return cls(Vocabulary.from_tokenizer_file(path, vocab_size))
+
+    def warm_up(self) -> None:
+        """Starts a worker, so that the first schema does not wait for it. Returns at once."""
+        self._workers[0].start()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> "GrammarCompiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check(self, schema: object) -> SchemaPlan:
+        """How a schema would be enforced. Raises UnsupportedSchema if it is malformed or too large."""
+        compiled = self._schema(schema)()
+        assert compiled.plan is not None
+        return compiled.plan
+
+    def compile_json_schema(self, schema: object, strict: bool = False) -> Compiled:
+        """`schema` as parsed JSON or its text. Raises UnsupportedSchema: malformed, too large or too slow; and under
+        `strict`, where the grammar would not enforce it in full."""
+        return _allowed(self._schema(schema)(), strict)
+
+    async def compile_json_schema_async(self, schema: object, strict: bool = False) -> Compiled:
+        """The same; cancelling it leaves nothing running that nobody else waits for."""
+        return _allowed(await self._async(self._schema(schema)), strict)
+
+    def compile_json_object(self) -> Compiled:
+        """Any JSON object, with bounded white space."""
+        return self.compile_json_schema({"type": "object"})
+
+    def compile_regex(self, regex: str) -> Compiled:
+        """Texts that `regex` (ECMAScript) matches from end to end. Raises UnsupportedSchema."""
+        return self._run(("regex", regex), {"kind": "regex", "regex": regex})()
+
+    def compile_choice(self, choices: Sequence[str]) -> Compiled:
+        """One of the given texts. Raises UnsupportedSchema."""
+        if not choices or len(choices) > MAX_CHOICES or not all(isinstance(text, str) for text in choices):
+            raise UnsupportedSchema(f"A choice is between 1 and {MAX_CHOICES} texts.", keyword="choice")
+        if sum(map(len, choices)) > MAX_GRAMMAR_CHARS:
+            raise UnsupportedSchema("The choices are too long.", keyword="choice")
+        lark = f"start: T\nT: {plain_terminal(words(*choices))}\n"
+        return self._run(("grammar", lark), {"kind": "grammar", "grammar": lark})()
+
+    def compile_grammar(self, text: str) -> Compiled:
+        """A context-free grammar, in llguidance's Lark or in GBNF (`root ::= …`). Raises UnsupportedSchema."""
+        if len(text) > MAX_GRAMMAR_CHARS:
+            raise UnsupportedSchema(
+                f"The grammar has more than {MAX_GRAMMAR_CHARS} characters.", keyword="grammar"
+            )
+        return self._run(("grammar", text), {"kind": "grammar", "grammar": text})()
+
+    def _schema(self, schema: object) -> "_Waiter":
+        text = schema_text(read_schema(schema, self._limits), self._limits)
+        return self._run(("schema", text), {"kind": "schema", "schema": text}, schema=text)
+
+    def _run(self, key: tuple[str, str], task: Task, schema: str | None = None) -> "_Waiter":
+        name = (key[0], hashlib.sha256(key[1].encode("utf-8", "surrogatepass")).digest())
+        return _Waiter(self, name, lambda abandoned: self._compile(name, task, schema, abandoned))
+
+    def _compile(
+        self, name: Hashable, task: Task, schema: str | None, abandoned: threading.Event
+    ) -> Compiled:
+        try:
+            answer = raised(self._in_worker(task, abandoned))
+            plan = plan_in(answer) if schema is not None else None
+            lark = answer["lark"]
+            grammar = None if lark is None else self.backend.compile_lark(lark)
+        except UnsupportedSchema as error:
+            self._cache.put(name, error, 1024)
+            raise
+        compiled = Compiled(grammar, plan, schema, self)
+        size = len(schema or "") + 1024 + (grammar.size_bytes if grammar is not None else 0)
+        self._cache.put(name, compiled, size)
+        return compiled
+
+    def _in_worker(self, task: Task, abandoned: threading.Event) -> dict[str, Any]:
+        deadline = time.monotonic() + self._deadline_s
+        with self._worker_freed:
+            while not self._idle:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise QueueFull("Too many schemas are being compiled.", retry_after_s=5)
+                self._worker_freed.wait(min(left, 0.05))
+                if abandoned.is_set():
+                    raise TaskAbandoned
+            worker = self._idle.pop()
+        try:
+            return worker.run(task, deadline, abandoned)
+        finally:
+            with self._worker_freed:
+                self._idle.append(worker)
+                self._worker_freed.notify()
+
+    def _check(self, schema: str, text: str) -> list[Violation]:
+        task = {"kind": "document", "schema": schema, "text": text}
+        answer = raised(self._in_worker(task, threading.Event()))
+        return [Violation(*violation) for violation in answer["violations"]]
+
+    async def _async(self, waiter: "_Waiter") -> Compiled:
+        known = waiter.known()
+        if known is not None:
+            return known
+        job = waiter.join()
+        try:
+            result = await asyncio.shield(asyncio.wrap_future(job.result))
+        except TaskAbandoned:
+            raise RequestAborted("The compilation was given up.") from None
+        finally:
+            waiter.leave(job)
+        return result
+
+
+class _Waiter:
+    """Gets one compiled thing: from the cache, from a compilation that is under way, or from a new one."""
+
+    def __init__(
+        self, compiler: GrammarCompiler, name: Hashable, compile_it: Callable[[threading.Event], Compiled]
+    ) -> None:
+        self._compiler = compiler
+        self._name = name
+        self._compile_it = compile_it
+
+    def __call__(self) -> Compiled:
+        known = self.known()
+        if known is not None:
+            return known
+        job = self.join()
+        try:
+            result = job.result.result()
+        except TaskAbandoned:
+            raise RequestAborted("The compilation was given up.") from None
+        finally:
+            self.leave(job)
+        return result
+
+    def known(self) -> Compiled | None:
+        known = self._compiler._cache.get(self._name)
+        if isinstance(known, UnsupportedSchema):
+            raise UnsupportedSchema(known.message, keyword=known.keyword, pointer=known.pointer)
+        return known
+
+    def join(self) -> _Job:
+        compiler = self._compiler
+        with compiler._jobs_lock:
+            job = compiler._jobs.get(self._name)
+            if job is None or job.abandoned.is_set():
+                job = compiler._jobs[self._name] = _Job()
+                compiler._threads.submit(self._work, job)
+            job.waiting += 1
+            return job
+
+    def leave(self, job: _Job) -> None:
+        with self._compiler._jobs_lock:
+            job.waiting -= 1
+            if job.waiting == 0 and not job.result.done():
+                job.abandoned.set()
+
+    def _work(self, job: _Job) -> None:
+        try:
+            result = self._compile_it(job.abandoned)
+        except Exception as error:
+            self._finish(job, error)
+        else:
+            self._finish(job, result)
+
+    def _finish(self, job: _Job, outcome: Compiled | BaseException) -> None:
+        with self._compiler._jobs_lock:
+            if self._compiler._jobs.get(self._name) is job:
+                del self._compiler._jobs[self._name]
+        if isinstance(outcome, BaseException):
+            job.result.set_exception(outcome)
+        else:
+            job.result.set_result(outcome)
+
+
+def _allowed(compiled: Compiled, strict: bool) -> Compiled:
+    if strict and compiled.plan is not None and compiled.plan.remaining:
+        raise compiled.plan.refusal()
+    return compiled

@@ -1,0 +1,107 @@
+"""What the compile worker can be asked: plan a schema, try a grammar, check a document. Runs in the child process.
+
+Answers are plain JSON; an UnsupportedSchema becomes an answer that `raised` turns back into one.
+"""
+
+import json
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits
+
+from basemlx.engine.errors import UnsupportedSchema
+from basemlx.engine.grammar.expand import Gap
+from basemlx.engine.grammar.llguidance_backend import LIMITS, first_line
+from basemlx.engine.grammar.recogniser import byte_tokenizer
+from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
+
+
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """Does one task. Errors that are the schema's fault are answers; others end the worker."""
+    try:
+        match task["kind"]:
+            case "schema":
+                plan = plan_schema(task["schema"])
+                if plan.lark is not None:
+                    _try(plan.lark)
+                return {
+                    "lark": plan.lark,
+                    "xgrammar": plan.xgrammar,
+                    "remaining": [[gap.keyword, gap.pointer, gap.reason] for gap in plan.remaining],
+                }
+            case "grammar":
+                lark = _as_lark(task["grammar"])
+                _try(lark)
+                return {"lark": lark}
+            case "regex":
+                return {"lark": _regex(task["regex"])}
+            case "document":
+                return _check(task["schema"], task["text"])
+    except UnsupportedSchema as error:
+        return {"error": [error.message, error.keyword, error.pointer]}
+    raise AssertionError(task["kind"])
+
+
+def raised(answered: dict[str, Any]) -> dict[str, Any]:
+    """The answer, or the UnsupportedSchema in it."""
+    if "error" in answered:
+        message, keyword, pointer = answered["error"]
+        raise UnsupportedSchema(message, keyword=keyword, pointer=pointer)
+    return answered
+
+
+def plan_in(answered: dict[str, Any]) -> SchemaPlan:
+    remaining = tuple(Gap(*gap) for gap in answered["remaining"])
+    return SchemaPlan(answered["lark"], remaining, answered["xgrammar"])
+
+
+def _try(lark: str) -> None:
+    """Compiles the grammar and takes a first step, as serving will."""
+    matcher = LLMatcher(
+        byte_tokenizer(), LLMatcher.grammar_from_lark(lark), limits=LLParserLimits(**LIMITS), log_level=0
+    )
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        raise UnsupportedSchema(f"The grammar cannot be used: {first_line(matcher.get_error())}")
+
+
+def _as_lark(text: str) -> str:
+    if "::=" not in text:
+        return text
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(text))
+    except Exception as error:  # whatever the converter meets
+        raise UnsupportedSchema(
+            f"The grammar is not valid GBNF: {str(error)[:200]}", keyword="grammar"
+        ) from None
+
+
+def _regex(pattern: str) -> str:
+    from basemlx.engine.grammar.patterns import UnsupportedPattern, parse_pattern
+    from basemlx.engine.grammar.recogniser import TooCostly, is_empty
+    from basemlx.engine.grammar.terminals import plain_terminal
+
+    try:
+        language = parse_pattern(f"^(?:{pattern})$")
+        if is_empty(language):
+            raise UnsupportedSchema("The regular expression matches no text.", keyword="regex")
+    except (UnsupportedPattern, TooCostly) as error:
+        raise UnsupportedSchema(
+            f"The regular expression is not supported: {error}.", keyword="regex"
+        ) from None
+    lark = f"start: T\nT: {plain_terminal(language)}\n"
+    _try(lark)
+    return lark
+
+
+def _check(schema: str, text: str) -> dict[str, Any]:
+    from basemlx.engine.grammar.validator import violations
+
+    try:
+        instance = json.loads(text)
+    except ValueError:
+        return {"violations": [["", "", "", "the text is not JSON"]]}
+    found = violations(json.loads(schema), instance)
+    return {"violations": [[v.instance_pointer, v.keyword, v.schema_pointer, v.message] for v in found]}
