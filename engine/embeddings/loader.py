@@ -15,6 +15,7 @@ import numpy as np
 
 from basemlx.engine.embeddings import bert
 from basemlx.engine.embeddings.decoder import last_hidden, load_decoder
+from basemlx.engine.embeddings.lanes import in_lanes
 from basemlx.engine.embeddings.matryoshka import check_dimensions, is_matryoshka
 from basemlx.engine.embeddings.numerics import MAX_SCORES_BYTES
 from basemlx.engine.embeddings.pooling import normalized, pool
@@ -90,17 +91,23 @@ class LoadedEmbedder:
 
     def vectors(self, rows: Sequence[Sequence[int]]) -> Vectors:
         """One forward: [N, D] float32 for N rows of token ids."""
-        lengths = [len(row) for row in rows]
-        padded = np.zeros((len(rows), max(lengths)), dtype=np.int32)
-        for padded_row, row in zip(padded, rows, strict=True):
-            padded_row[: len(row)] = row
-        tokens = mx.array(padded)
-        if isinstance(self._model, bert.Encoder):
-            counts = mx.array(lengths)
-            pooled = pool(self._model(tokens, counts), counts, self.recipe.pooling)
-        else:
-            pooled = last_hidden(self._model, tokens, lengths, self.num_heads).astype(mx.float32)
-        return np.array(normalized(pooled) if self.recipe.normalize else pooled)
+        if not isinstance(self._model, bert.Encoder):
+            hidden = last_hidden(self._model, _padded(rows), [len(row) for row in rows], self.num_heads)
+            return np.array(self._finished(hidden.astype(mx.float32)))
+        parts = in_lanes(rows, self._encoded)
+        if len(parts) == 1:
+            return np.array(parts[0])
+        vectors = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
+        for index, part in enumerate(parts):
+            vectors[index :: len(parts)] = part
+        return vectors
+
+    def _encoded(self, rows: Sequence[Sequence[int]]) -> mx.array:
+        lengths = mx.array([len(row) for row in rows])
+        return self._finished(pool(self._model(_padded(rows), lengths), lengths, self.recipe.pooling))
+
+    def _finished(self, pooled: mx.array) -> mx.array:
+        return normalized(pooled) if self.recipe.normalize else pooled
 
     def max_rows(self, width: int) -> int:
         """How many rows of `width` tokens one forward may take, by the attention scores that they need."""
@@ -264,6 +271,14 @@ def embedder_steps(
     )
     yield "warming up", 0.0
     return _measured(loaded)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> mx.array:
+    """Right-padded, [N, T] int32."""
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int32)
+    for padded_row, row in zip(padded, rows, strict=True):
+        padded_row[: len(row)] = row
+    return mx.array(padded)
 
 
 def load_embedder(folder: Path, name: str) -> LoadedEmbedder:

@@ -1,6 +1,7 @@
 """Embedding through the engine: what is asked is what comes, beside generation, and every way to end early."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.core.worker import ModelWorker
 from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.types import EmbeddingRequest
 from basemlx.engine.embeddings.worker import MAX_BATCH_TOKENS, MIN_BATCH_TOKENS, BatchSize
@@ -159,26 +161,31 @@ def test_models_that_generate_do_not_embed_and_the_other_way_round(engine: Engin
 def test_generation_goes_on_between_batches(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a request of many batches, the generating model beside it gets a turn after each."""
     turns: list[str] = []
-    compute = LoadedEmbedder.vectors
+    compute, step = LoadedEmbedder.vectors, ModelWorker.step
 
     def noted(self: LoadedEmbedder, rows: Any) -> Any:
         turns.append("embed")
         return compute(self, rows)
 
+    def noted_step(self: ModelWorker) -> None:
+        turns.append("generate")
+        step(self)
+
     monkeypatch.setattr(LoadedEmbedder, "vectors", noted)
+    monkeypatch.setattr(ModelWorker, "step", noted_step)
     monkeypatch.setattr("basemlx.engine.embeddings.worker.TURN_S", 0.0)  # batches of the least size
-    sampling = SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True)
+    engine.embed("bert", "a")  # of which the worker learns that
+    turns.clear()
+    request = engine.embedder("bert").prepare(TEXTS * 10, request_id="r")
+    sampling = SamplingParams(max_tokens=400, temperature=0.0, ignore_eos=True)
     stream = engine.submit(GenerationRequest("g", "qwen3", (5, 6, 7), sampling))
-    tokens = iter(stream)
-    next(tokens)
-    future = begun(engine, TEXTS * 10)
-    for _ in tokens:
-        turns.append("token")
+    future = engine.submit_embeddings(request)
+    assert sum(len(delta.token_ids) for delta in stream) == 400
     future.result(30)
-    first, last = turns.index("embed"), len(turns) - 1 - turns[::-1].index("embed")
-    between = turns[first:last]
-    assert between.count("embed") > 10
-    assert between.count("token") > 5, "tokens came while the request was computed"
+    both = turns[turns.index("embed") : len(turns) - turns[::-1].index("generate")]
+    assert both.count("embed") > 10
+    in_a_row = [kind for kind, other in itertools.pairwise(both) if kind == other]
+    assert "embed" not in in_a_row
 
 
 def test_inputs_of_several_requests_share_a_batch(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +211,11 @@ def test_a_batch_is_bounded_whatever_the_number_of_inputs(
 
     monkeypatch.setattr(LoadedEmbedder, "vectors", measured)
     monkeypatch.setattr("basemlx.engine.embeddings.worker.MAX_BATCH_TOKENS", 100)
-    engine.embed("bert", TEXTS * 5)
-    assert max(padded[1:]) <= 100
+    engine.embed("bert", "a")  # of which the worker learns that
+    padded.clear()
     real = engine.embed("bert", TEXTS * 5).prompt_tokens
-    assert sum(padded) / 2 < 1.3 * real, "inputs of about the same length go together"
+    assert max(padded) <= 100
+    assert sum(padded) < 1.3 * real, "inputs of about the same length go together"
 
 
 def test_batches_grow_to_what_a_turn_may_take() -> None:
