@@ -178,6 +178,8 @@ def _kept(production: Production, productive: set[str]) -> Production | None:
     kept: list[Symbol] = []
     for symbol in production:
         if isinstance(symbol, Times):
+            if symbol.high == 0:
+                continue
             inside = _kept(symbol.symbols, productive)
             if inside is None:
                 if symbol.low:

@@ -16,7 +16,7 @@ from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Does one task. Errors that are the schema's fault are answers; others end the worker."""
+    """Does one task. Errors are answers, too."""
     try:
         match task["kind"]:
             case "schema":
@@ -38,7 +38,13 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
                 return _check(task["schema"], task["text"])
     except UnsupportedSchema as error:
         return {"error": [error.message, error.keyword, error.pointer]}
-    raise AssertionError(task["kind"])
+    except MemoryError:
+        return {"error": ["The schema or grammar takes too much memory to compile.", None, None]}
+    except Exception as error:  # a fault of ours must not look like a success, nor take the server down
+        return {
+            "error": [f"The schema or grammar could not be compiled ({type(error).__name__}).", None, None]
+        }
+    return {"error": [f"No task is called {task['kind']!r}.", None, None]}
 
 
 def raised(answered: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class XGrammarBackend:
     def __init__(self, vocabulary: Vocabulary, max_threads: int = 2) -> None:
         xgr = xgrammar()
         self._xgr = xgr
-        self._eos = vocabulary.eos_token_ids
+        self._vocab_size = vocabulary.size
         self.info = xgr.TokenizerInfo(
             list(vocabulary.tokens),
             vocab_type=xgr.VocabType.RAW,
@@ -73,11 +73,11 @@ class XGrammarBackend:
 
     def deserialized(self, text: str) -> "XGrammarGrammar":
         compiled = self._xgr.CompiledGrammar.deserialize_json(text, self.info)
-        return XGrammarGrammar(self._xgr, compiled, self._eos)
+        return XGrammarGrammar(self._xgr, compiled, self._vocab_size)
 
     def _compiled(self, compile_it: Any) -> "XGrammarGrammar":
         try:
-            return XGrammarGrammar(self._xgr, compile_it(), self._eos)
+            return XGrammarGrammar(self._xgr, compile_it(), self._vocab_size)
         except (
             Exception
         ) as error:  # the binding raises RuntimeError and its own kinds, with the schema in the text
@@ -87,9 +87,9 @@ class XGrammarBackend:
 
 
 class XGrammarGrammar:
-    def __init__(self, xgr: Any, compiled: Any, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, xgr: Any, compiled: Any, vocab_size: int) -> None:
         self._xgr = xgr
-        self._eos = eos_token_ids
+        self._vocab_size = vocab_size
         self.compiled = compiled
 
     @property
@@ -97,15 +97,16 @@ class XGrammarGrammar:
         return int(self.compiled.memory_size_bytes)
 
     def matcher(self) -> "XGrammarMatcher":
-        return XGrammarMatcher(self._xgr.GrammarMatcher(self.compiled), self._eos)
+        return XGrammarMatcher(self._xgr.GrammarMatcher(self.compiled), self._vocab_size)
 
 
 class XGrammarMatcher:
     """See `backend.Matcher`."""
 
-    def __init__(self, matcher: Any, eos_token_ids: frozenset[int]) -> None:
+    def __init__(self, matcher: Any, vocab_size: int) -> None:
         self._matcher = matcher
-        self._eos = eos_token_ids
+        self._vocab_size = vocab_size
+        self._tail = vocab_size % 32
 
     @property
     def is_terminated(self) -> bool:
@@ -118,7 +119,11 @@ class XGrammarMatcher:
     def fill(self, mask: Mask) -> bool:
         if self.is_terminated:
             raise GenerationFailed("The grammar has ended; nothing can follow.")
-        return bool(self._matcher.fill_next_token_bitmask(mask.reshape(1, -1), 0))
+        if not self._matcher.fill_next_token_bitmask(mask.reshape(1, -1), 0):
+            return False
+        if self._tail:
+            mask[-1] &= (1 << self._tail) - 1  # bits beyond the vocabulary come set
+        return True
 
     def accept(self, token_id: int) -> bool:
         return not self.is_terminated and bool(self._matcher.accept_token(token_id))
@@ -128,7 +133,7 @@ class XGrammarMatcher:
             self._matcher.rollback(count)
 
     def fork(self) -> "XGrammarMatcher":
-        return XGrammarMatcher(self._matcher.fork(), self._eos)
+        return XGrammarMatcher(self._matcher.fork(), self._vocab_size)
 
     def accepts_bytes(self, text: bytes) -> bool:
         other = self._matcher.fork()

@@ -49,7 +49,7 @@ def xgrammar_gaps(schema: object) -> list[tuple[str, str]]:
         stack += [
             (child, f"{pointer}/{group}/{escaped(name)}")
             for group in ("$defs", "definitions")
-            for name, child in (part.get(group) or {}).items()
+            for name, child in _objects(part.get(group)).items()
         ]
         alone = next((key for key in _ALONE if key in own), None)
         if alone is not None:
@@ -64,14 +64,20 @@ def xgrammar_gaps(schema: object) -> list[tuple[str, str]]:
             continue
         gaps += [(key, f"{pointer}/{escaped(key)}") for key in sorted(own - _OF_TYPE[kind])]
         if kind == "object":
-            properties = part.get("properties") or {}
-            if any(name not in properties for name in part.get("required") or []):
+            properties = _objects(part.get("properties"))
+            required = part.get("required", [])
+            if not isinstance(required, list) or any(name not in properties for name in required):
                 gaps.append(("required", f"{pointer}/required"))
             stack += [(child, f"{pointer}/properties/{escaped(name)}") for name, child in properties.items()]
-            stack.append((part.get("additionalProperties", True) or {}, f"{pointer}/additionalProperties"))
+            if part.get("additionalProperties", True) is not False:
+                stack.append((part.get("additionalProperties", True), f"{pointer}/additionalProperties"))
         elif kind == "array":
             stack.append((part.get("items", True), f"{pointer}/items"))
     return gaps
+
+
+def _objects(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _alone_gaps(alone: str, part: dict[str, Any], own: set[str], pointer: str) -> list[tuple[str, str]]:
@@ -85,7 +91,7 @@ def _alone_gaps(alone: str, part: dict[str, Any], own: set[str], pointer: str) -
         )
     if alone in ("const", "enum"):
         values = part["enum"] if alone == "enum" else [part["const"]]
-        kind = {"string": str}.get(part.get("type", "string"))
+        kind = part.get("type", "string")
         fits = isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
-        return [] if fits and kind is str else [(alone, f"{pointer}/{alone}")]
+        return [] if fits and kind == "string" else [(alone, f"{pointer}/{alone}")]
     return [("type", f"{pointer}/type")] if "type" in own else []
