@@ -21,6 +21,11 @@ _own = threading.local()
 """Streams of this thread, made once: MLX never gives one back."""
 
 
+def num_lanes() -> int:
+    """How many parts a batch is computed in, if it has as many rows."""
+    return max(1, len(_streams()))
+
+
 def in_lanes(
     rows: Sequence[Sequence[int]], compute: Callable[[Sequence[Sequence[int]]], mx.array]
 ) -> list[mx.array]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from basemlx.engine.embeddings.lanes import num_lanes
 from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.matryoshka import cut
 from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult, Vectors
@@ -136,6 +137,13 @@ class EmbeddingWorker:
                     break
                 batch.append((job, job.left.pop()))
                 width = wider
+        spare = len(batch) % num_lanes()
+        if spare < len(batch) and any(
+            job.left for job in self._jobs
+        ):  # else one core waits for another's last row
+            for job, index in reversed(batch[len(batch) - spare :]):
+                job.left.append(index)
+            del batch[len(batch) - spare :]
         return batch
 
     def _finish(self, job: EmbeddingJob) -> None:
