@@ -46,8 +46,8 @@ class ChatTemplate:
     """Renders conversations. Safe to use from any thread; renders of one template take turns.
 
     `source` is the template for plain conversations, `tool_source` that for tools, where the model has two.
-    `call_format` is how the model writes tool calls, as far as the template shows it; an override is set before anything
-    is rendered.
+    `call_format` is how the model writes tool calls, as far as the template shows it; an override is set before
+    anything is rendered.
     """
 
     def __init__(

@@ -7,8 +7,9 @@ becomes content again, as long as no call was announced.
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, ClassVar
 
 from basemlx.engine.chat.formats.literals import escaped, typed, types_of
@@ -80,6 +81,8 @@ class CallParser(ABC):
     white space between it and a call."""
 
     triggers: ClassVar[tuple[str, ...]]
+    closers: ClassVar[tuple[str, ...]] = ()
+    """Markers that end calls: no content either where a call breaks off before them."""
     in_reasoning = False
 
     def __init__(self, tools: Sequence[Tool], new_id: NewId, enforced: bool = False) -> None:
@@ -89,6 +92,7 @@ class CallParser(ABC):
         self._enforced = enforced
         self._events: list[Event] = []
         self._num_calls = 0
+        self._ids: set[str] = set()
         self._is_open = False
         self._has_arguments = False
         self._space: list[str] = []
@@ -110,7 +114,7 @@ class CallParser(ABC):
             except StopIteration:
                 self._steps = None
         events, self._events = self._events, []
-        return events
+        return list(_merged(events))
 
     def _run(self) -> Steps[None]:
         yield from self._start()
@@ -128,7 +132,10 @@ class CallParser(ABC):
         try:
             yield from self._calls(trigger)
         except Malformed:
-            self.end_call()
+            if self._is_open:
+                self.end_call()
+                yield from self.reader.literal(*self.closers)
+                self.reader.record = None
             record = "".join(self.reader.record or ())
             if record.strip(" \t\r\n,[]{}") and not (self._enforced and self.reader.ended):
                 self.content(record)
@@ -140,7 +147,10 @@ class CallParser(ABC):
     # what programs report
 
     def content(self, text: str) -> None:
-        """Passes text on, its trailing white space only once more text follows."""
+        """Passes text on, its trailing white space only once more text follows. Behind a call a grammar allows none, so
+        there it is the rest of what was cut off."""
+        if self._enforced and self._num_calls:
+            return
         if self._after_call:
             text = text.lstrip()
             if not text:
@@ -158,10 +168,14 @@ class CallParser(ABC):
             self._events.append(TextPart("content", "".join(self._space)))
 
     def start_call(self, name: str, call_id: str | None = None) -> None:
+        """`call_id`: the model's own, taken where no other call of the turn has it."""
         self.reader.record = None
         self._space.clear()
         self._is_open, self._has_arguments = True, False
-        self._events.append(ToolCallStart(self._num_calls, call_id or self._new_id(), name))
+        if not call_id or call_id in self._ids:
+            call_id = self._new_id()
+        self._ids.add(call_id)
+        self._events.append(ToolCallStart(self._num_calls, call_id, name))
 
     def arguments(self, text: str) -> None:
         if text:
@@ -235,6 +249,25 @@ class CallParser(ABC):
         return ParameterWriter(self, self.tools.get(name))
 
 
+def _merged(events: Iterable[Event]) -> Iterator[Event]:
+    """Pieces of one text that came together are one piece."""
+    for key, group in groupby(events, _text_of_event):
+        if key is None:
+            yield from group
+        else:
+            first, *rest = group
+            assert isinstance(first, TextPart | ToolCallArguments)
+            pieces = [first.text, *(event.text for event in rest if isinstance(event, type(first)))]
+            yield replace(first, text="".join(pieces))
+
+
+def _text_of_event(event: Event) -> str | int | None:
+    """Which text the event is a piece of; None for none."""
+    if isinstance(event, TextPart):
+        return event.kind
+    return event.index if isinstance(event, ToolCallArguments) else None
+
+
 class ParameterWriter:
     """A call's parameters, one by one, as one JSON object."""
 
@@ -263,7 +296,7 @@ class ParameterWriter:
         if is_string:
             self._parser.arguments('"')
             end = yield from self._parser.reader.until(
-                ends, lambda text: self._parser.arguments(escaped(text))
+                ends, lambda text: self._parser.arguments(escaped(text)), keep_rest=False
             )
             if end is not None:
                 self._parser.arguments('"')

@@ -18,6 +18,7 @@ _NAME = re.compile(r"[^<\n{]*")
 
 class GlmParser(CallParser):
     triggers = (START,)
+    closers = (END,)
 
     def _calls(self, trigger: str) -> Steps[None]:
         reader = self.reader

@@ -67,7 +67,7 @@ class HarmonyParser(CallParser):
         if recipient:
             self._reasons = False
             self.start_call(recipient[1])
-            end = yield from self.reader.until(ENDS, self.arguments)
+            end = yield from self.reader.until(ENDS, self.arguments, keep_rest=False)
             self.end_call(complete=end is not None)
             self.reader.record = None
         elif channel[:1] == ["analysis"]:

@@ -21,6 +21,7 @@ START, END = "<tool_call>", "</tool_call>"
 
 class HermesParser(CallParser):
     triggers = (START,)
+    closers = (END,)
 
     def _calls(self, trigger: str) -> Steps[None]:
         yield from self.reader.spaces()

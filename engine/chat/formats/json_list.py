@@ -32,7 +32,7 @@ class JsonListParser(CallParser):
         arguments: tuple[str, ...] = ("arguments", "parameters"),
     ) -> None:
         self.triggers = triggers  # type: ignore[misc]
-        self._ends = ends
+        self.closers = self._ends = ends  # type: ignore[misc]
         self._keys = names, arguments
         super().__init__(tools, new_id, enforced)
 

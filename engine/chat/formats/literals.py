@@ -58,12 +58,12 @@ def literal(reader: Reader, sink: Sink, quotes: tuple[str, ...] = (), depth: int
         sink("}")
     elif quotes and (quote := (yield from reader.literal(*quotes))) is not None:
         sink('"')
-        if (yield from reader.until((quote,), lambda text: sink(escaped(text)))) is None:
+        if (yield from reader.until((quote,), lambda text: sink(escaped(text)), keep_rest=False)) is None:
             raise Malformed
         sink('"')
     else:
         word = yield from reader.run_of(_WORD)
-        if not word:
+        if not word or not (yield from reader.peek()):  # at the end of the text it may be half a word
             raise Malformed
         sink(scalar(word))
 
@@ -151,6 +151,9 @@ def as_json(text: str) -> str | None:
         return text
     except (ValueError, RecursionError):
         pass
+    if _WORD.fullmatch(text):
+        found = scalar(text)
+        return None if found.startswith('"') else found
     reader = Reader()
     reader.feed(text)
     reader.ended = True

@@ -39,6 +39,7 @@ class NamedJsonParser(CallParser):
     def __init__(self, frame: Frame, tools: Sequence[Tool], new_id: NewId, enforced: bool) -> None:
         self.triggers = (frame.start or frame.open,)  # type: ignore[misc]
         self.frame = frame
+        self.closers = tuple(filter(None, (frame.close.strip(), frame.end)))  # type: ignore[misc]
         super().__init__(tools, new_id, enforced)
 
     def _calls(self, trigger: str) -> Steps[None]:

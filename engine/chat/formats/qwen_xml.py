@@ -22,6 +22,7 @@ class XmlCallParser(CallParser):
     def __init__(self, start: str, end: str, tools: Sequence[Tool], new_id: NewId, enforced: bool) -> None:
         self.triggers = (start,)  # type: ignore[misc]
         self._end = end
+        self.closers = (end,)  # type: ignore[misc]
         super().__init__(tools, new_id, enforced)
 
     def _calls(self, trigger: str) -> Steps[None]:

@@ -97,8 +97,9 @@ class Reader:
     def spaces(self) -> Steps[None]:
         yield from self.run_of(_SPACE)
 
-    def until(self, ends: tuple[str, ...], sink: Sink) -> Steps[str | None]:
-        """Passes text on until one of `ends`, which is taken and returned; None if the text ends without one."""
+    def until(self, ends: tuple[str, ...], sink: Sink, *, keep_rest: bool = True) -> Steps[str | None]:
+        """Passes text on until one of `ends`, which is taken and returned; None if the text ends without one. Then what
+        may be the beginning of one is passed on too, or dropped without `keep_rest`."""
         pattern = _any_of(ends)
         while True:
             match = pattern.search(self._text, self._at)
@@ -106,9 +107,10 @@ class Reader:
                 self._pass_to(match.start(), sink)
                 self._take_to(match.end())
                 return match[0]
-            held = 0 if self.ended else _num_held(self._text, self._at, ends)
+            held = 0 if self.ended and keep_rest else _num_held(self._text, self._at, ends)
             self._pass_to(len(self._text) - held, sink)
             if self.ended:
+                self.take(held)
                 return None
             yield
 
