@@ -127,6 +127,8 @@ def _same_natural(namer: Namer, count: int, first: catalogue.Instance) -> Episod
         values = [call.arguments[keys[0]] for call in calls]
         if len(values) > 1 and str(values[0]) in first.ask and not any("," in value for value in values):
             said = ", ".join(values[:-1]) + " and " + values[-1]
+            if f"in {values[0]}" in first.ask and namer.rng.random() < 0.5:
+                said = ", in ".join(values[:-1]) + " and in " + values[-1]
             return Episode([user(first.ask.replace(values[0], said, 1)), calling(calls, planned(calls))], [first.tool], task="calls")
     text = " ".join([_ended(ask) for ask in asked])
     return Episode([user(text), calling(calls, planned(calls))], [first.tool], task="calls")

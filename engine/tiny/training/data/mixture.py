@@ -27,13 +27,13 @@ MAKERS: tuple[tuple[Maker, float], ...] = (
     (calls.several_calls, 15),
     (_three_or_more, 2.5),
     (calls.something_missing, 2.5),
-    (results.answered, 11),
-    (results.two_results, 3),
+    (results.answered, 17),
+    (results.two_results, 4.5),
     (results.failed, 2),
     (results.chained, 3),
     (shapes.object_from_sentence, 13),
     (recall.remembered, 10),
-    (talk.conversation, 8),
+    (talk.conversation, 9),
     (stories.story, 1.6),
 )
 _MAKERS = [maker for maker, _ in MAKERS]
@@ -111,7 +111,7 @@ def _long(namer: Namer) -> Sample | None:
     rng = namer.rng
     remembering = rng.random() < 0.6
     if remembering:
-        episode = recall.remembered(namer, filler_turns=rng.randint(5, 45))
+        episode = recall.remembered(namer, filler_turns=rng.randint(5, 80))
         turns = episode.turns
         if turns[0].role != "system" and rng.random() < 0.2:
             turns.insert(0, Turn("system", _system(namer)))

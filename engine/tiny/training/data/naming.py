@@ -15,11 +15,11 @@ from basemlx.engine.tiny.training.data import words
 BUCKETS = 8
 RESERVED = 3
 
-_SIMPLE_ONSETS = "b c d f g h j k l m n p r s t v w z".split()
-_ONSETS = "bl br ch cl cr dr fl fr gl gr kl kr ph pl pr qu sc sh sk sl sm sn sp st str sw th tr tw vr y x".split()
-_SIMPLE_VOWELS = "a e i o u".split()
-_VOWELS = "ai au ea ee ia ie io oa oo ou y".split()
-_CODAS = "b d f g k l m n p r s t x z l m n r s t ck ct ft ld lk ll lt mp nd ng nk nt rd rk rm rn rt ss st th".split()
+_SIMPLE_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z"]
+_ONSETS = ["bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "kl", "kr", "ph", "pl", "pr", "qu", "sc", "sh", "sk", "sl", "sm", "sn", "sp", "st", "str", "sw", "th", "tr", "tw", "vr", "y", "x"]
+_SIMPLE_VOWELS = ["a", "e", "i", "o", "u"]
+_VOWELS = ["ai", "au", "ea", "ee", "ia", "ie", "io", "oa", "oo", "ou", "y"]
+_CODAS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "z", "l", "m", "n", "r", "s", "t", "ck", "ct", "ft", "ld", "lk", "ll", "lt", "mp", "nd", "ng", "nk", "nt", "rd", "rk", "rm", "rn", "rt", "ss", "st", "th"]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _DIGITS = "0123456789"
 _HEX = "0123456789abcdef"

@@ -70,7 +70,7 @@ def _fields(namer: Namer, form: float, low: int = 1, high: int = 6) -> list[Fiel
         taken.add(spoken(key))
         kind = rng.choice(("string",) * 6 + ("integer",) * 4 + ("number", "number", "boolean", "strings", "numbers", "object", "enum"))
         schema = schema_of(kind, namer)
-        field = Field(key, schema, None if rng.random() < 0.03 else draw(schema, namer))
+        field = Field(key, schema, None if rng.random() < 0.07 else draw(schema, namer))
         while not _tellable(field, form):
             field.schema = schema_of("string" if kind == "object" else kind, namer)
             field.value = draw(field.schema, namer)

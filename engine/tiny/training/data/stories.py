@@ -8,13 +8,16 @@ from basemlx.engine.tiny.training.data.dialogue import assistant, user
 from basemlx.engine.tiny.training.data.episodes import Episode
 from basemlx.engine.tiny.training.data.naming import Namer
 
-_PLACES = ("a village by the sea", "a town on a hill", "a house near the forest", "an old harbor", "a valley full of fog", "a city of bridges", "a farm by the river", "an island in the north")
+_PLACES = ("in a village by the sea", "in a town on a hill", "in a house near the forest", "by an old harbor", "in a valley full of fog", "in a city of bridges", "on a farm by the river", "on an island in the north")
+# From different names, so that the friend is never the hero: the likeliest name would be the same for both.
+_HEROES = words.GIVEN_NAMES[::2]
+_FRIENDS = words.GIVEN_NAMES[1::2]
 _WISHES = ("to see the top of the mountain", "to find the lost {thing}", "to build a {thing}", "to learn the oldest song", "to bring home a {thing}", "to hear the bells of the far city")
 
 # One beat after another; each is a choice of sentences. {n} hero, {k} what the hero is, {p} place, {w} wish, {f} friend,
 # {t} thing, {a} an animal. A beat marked 1 is told in short stories too.
 _BEATS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (1, ("Once there was a {k} called {n}, who lived in {p}.", "In {p} lived a {k} named {n}.", "{n} was a {k} and lived in {p}.")),
+    (1, ("Once there was a {k} called {n}, who lived {p}.", "A {k} named {n} lived {p}.", "{n} was a {k} and lived {p}.")),
     (0, ("The days there were quiet, and the nights were full of stars.", "Every morning began with the smell of bread and the sound of the wind.", "Nothing much ever happened there, and most people liked it that way.")),
     (1, ("More than anything, {n} wanted {w}.", "There was one wish that never went away: {w}.", "At night {n} lay awake and dreamed of a single thing, {w}.")),
     (0, ("The neighbors only laughed when they heard of it.", "Nobody believed that it could be done.", "Old people shook their heads, because many had tried before.")),
@@ -42,10 +45,7 @@ _BEATS: tuple[tuple[int, tuple[str, ...]], ...] = (
 
 def _told(namer: Namer, hero_kind: str, thing: str, target_words: int) -> str:
     rng = namer.rng
-    hero = rng.choice(words.GIVEN_NAMES)
-    friend = rng.choice(words.GIVEN_NAMES)
-    while friend == hero:
-        friend = rng.choice(words.GIVEN_NAMES)
+    hero, friend = rng.choice(_HEROES), rng.choice(_FRIENDS)
     wish = rng.choice(_WISHES).format(thing=thing)
     goal = {
         "to see the top of the mountain": "the top of the mountain",
@@ -61,7 +61,7 @@ def _told(namer: Namer, hero_kind: str, thing: str, target_words: int) -> str:
     lines: list[str] = []
     for start in range(0, len(sentences), 6):
         lines.append(" ".join(sentences[start : start + 6]))
-    return "\n\n".join(lines).replace(" a owl", " an owl").replace(" a otter", " an otter").replace(" a engineer", " an engineer")
+    return "\n\n".join(lines).replace(" a owl", " an owl").replace(" a otter", " an otter").replace(" a engineer", " an engineer").replace("A owl", "An owl").replace("A otter", "An otter").replace("A engineer", "An engineer")
 
 
 def story(namer: Namer) -> Episode:

@@ -221,10 +221,32 @@ _WEIGHTS = [weight for _, weight in _KINDS]
 _SHORT = (_greeting, sum_of, _capital, _fact, list_of, explain, joke, echo)
 
 
+_EXACT = (echo, format_request, unknown)  # here every letter of the question counts
+
+
+def _said_freely(asked: str, namer: Namer) -> str:
+    """The same question with a greeting, a please, or as somebody types who is in a hurry."""
+    rng = namer.rng
+    chance = rng.random()
+    if chance < 0.06:
+        return f"{rng.choice(('Hi!', 'Hello.', 'Hey,', 'Ok.', 'Thanks.', 'Tiny,', 'Now:', 'And now:', 'One more question:', 'Next:'))} {asked}"
+    if chance < 0.10:
+        return f"{asked} {rng.choice(('Thanks!', 'Please.', 'Thank you.', 'Be brief.', 'Quick!', 'I am curious.'))}"
+    if chance < 0.13:
+        return f"Please {asked[:1].lower()}{asked[1:]}" if asked[0].isalpha() else asked
+    if chance < 0.18:
+        return (asked[:1].lower() + asked[1:]).rstrip(".?!") or asked
+    return asked
+
+
+def _exchanged(maker: Callable[[Namer], Said], namer: Namer) -> list[Turn]:
+    asked, answer, thinking = maker(namer)
+    return [user(asked if maker in _EXACT else _said_freely(asked, namer)), assistant(answer, thinking)]
+
+
 def exchange(namer: Namer) -> list[Turn]:
     """One short question and its answer, as filler in other conversations."""
-    asked, answer, thinking = namer.rng.choice(_SHORT)(namer)
-    return [user(asked), assistant(answer, thinking)]
+    return _exchanged(namer.rng.choice(_SHORT), namer)
 
 
 def conversation(namer: Namer) -> Episode:
@@ -232,6 +254,5 @@ def conversation(namer: Namer) -> Episode:
     rng = namer.rng
     turns: list[Turn] = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        asked, answer, thinking = rng.choices(_MAKERS, _WEIGHTS)[0](namer)
-        turns += [user(asked), assistant(answer, thinking)]
+        turns += _exchanged(rng.choices(_MAKERS, _WEIGHTS)[0], namer)
     return Episode(turns, barred=set(BARRED), task="talk", toolless=True)
