@@ -22,6 +22,7 @@ from basemlx.engine.grammar.languages import (
     Repeat,
     Seq,
     Words,
+    alt,
 )
 
 _NON_ASCII_PIECES = 12  # more ranges than this among non-ASCII characters: no \u spellings
@@ -36,10 +37,26 @@ def plain_terminal(language: Language) -> str:
 
 
 def string_terminal(language: Language) -> str:
-    """A Lark expression that matches every JSON string whose value is in `language`, quotes included."""
-    fine = _divides_finely(language)
-    inside = _Writer(json=True, unicode_escapes=not fine).expression(language)
-    return f'"\\"" {inside} "\\""'
+    """A Lark expression that matches every JSON string whose value is in `language`, quotes included.
+
+    An intersection is written outermost, over whole strings, and with one complement at most: in that form llguidance
+    sees at once that most tokens of a vocabulary fit (0.1 ms a mask instead of 1.5).
+    """
+    writer = _Writer(json=True, unicode_escapes=not _divides_finely(language))
+
+    def whole(part: Language) -> str:
+        if _is_regular(part):
+            return f'/"{writer.regex(part)}"/'
+        return f'("\\"" {writer.expression(part)} "\\"")'
+
+    if not isinstance(language, And | Not):
+        return whole(language)
+    parts = language.parts if isinstance(language, And) else (language,)
+    expressions = [whole(part) for part in parts if not isinstance(part, Not)] or [whole(EVERYTHING)]
+    excluded = [part.part for part in parts if isinstance(part, Not)]
+    if excluded:
+        expressions.append(f"~({whole(alt(*excluded))})")
+    return "(" + " & ".join(expressions) + ")"
 
 
 def literal(text: str) -> str:

@@ -18,7 +18,7 @@ from basemlx.engine.grammar.cases import (
 from basemlx.engine.grammar.document import Place
 from basemlx.engine.grammar.expand import Expander
 from basemlx.engine.grammar.json import tokens
-from basemlx.engine.grammar.languages import EVERYTHING, Language, Words, alt
+from basemlx.engine.grammar.languages import EVERYTHING, And, Language, Not, Words, alt
 from basemlx.engine.grammar.limits import SchemaLimits, too_large
 from basemlx.engine.grammar.numbers import ANY_NUMBER, NumberSet
 from basemlx.engine.grammar.recogniser import TooCostly
@@ -105,7 +105,9 @@ class Builder:
                 if isinstance(case, StringCase)
             )
         )
-        if language != Words(frozenset()):
+        if isinstance(language, And | Not):  # by itself, or llguidance would not see what it is
+            productions.append((string_symbol(language),))
+        elif language != Words(frozenset()):
             scalars.append(string_symbol(language))
         if scalars:
             productions.append((_either(scalars),))
@@ -137,7 +139,7 @@ class Builder:
     def _any(self) -> Rule:
         """Any JSON value."""
         if _ANY not in self._rules.productions:
-            pair: Production = (Terminal(f"({tokens.ANY_STRING}) {tokens.COLON}"), Rule(_ANY))
+            pair: Production = (Terminal(tokens.ANY_STRING), tokens.COLON, Rule(_ANY))
             self.add(
                 _ANY,
                 [

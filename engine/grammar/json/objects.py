@@ -148,13 +148,13 @@ def _other_pairs(
             continue
         if is_empty(language):
             continue
-        pairs.append((_key(language), builder.value(value)))
+        pairs.append(_pair(language, builder.value(value)))
     return tuple(pairs)
 
 
-def _key(language: Language) -> Terminal:
-    """A name and its colon."""
-    return Terminal(f"({string_terminal(language)}) {tokens.COLON}")
+def _pair(language: Language, value: Symbol) -> Production:
+    """A property whose name is in `language`. The colon is a lexeme of its own; see `string_terminal`."""
+    return Terminal(string_terminal(language)), tokens.COLON, value
 
 
 class _Writer:
@@ -212,7 +212,7 @@ class _Writer:
             self._counts and self._high is not None and count >= self._high
         ):
             sides.append(
-                (*comma, _key(words(name)), self._builder.value(goal), self._after(at + 1, True, count + 1))
+                (*comma, *_pair(words(name), self._builder.value(goal)), self._after(at + 1, True, count + 1))
             )
         if not needed:
             sides.append((self._after(at + 1, any_yet, count),))
@@ -255,7 +255,7 @@ class _Writer:
         between: Production = () if self._other is None else (Times((tokens.COMMA, self._other), 0, None),)
         tail = Rule(self._builder.fresh("l"))
         pairs = [
-            (_key(words(name)), self._builder.value(goal))
+            _pair(words(name), self._builder.value(goal))
             if self._builder.expander.is_possible(goal)
             else None
             for name, goal, _ in self._loose

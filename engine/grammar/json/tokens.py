@@ -17,7 +17,7 @@ CLOSE_OBJECT = Terminal(rf"/{_SPACE}\}}/")
 OPEN_ARRAY = Terminal(rf"/\[{_SPACE}/")
 CLOSE_ARRAY = Terminal(rf"/{_SPACE}\]/")
 COMMA = Terminal(rf"/,{_SPACE}/")
-COLON = "/: ?/"
+COLON = Terminal("/: ?/")
 
 ANY_STRING = string_terminal(EVERYTHING)
 ANY_SCALAR = f"({ANY_STRING} | {ANY_NUMBER} | /true|false|null/)"
