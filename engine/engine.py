@@ -9,6 +9,7 @@ layer renders and parses.
 import asyncio
 import gc
 import math
+import os
 import secrets
 import threading
 import time
@@ -166,7 +167,7 @@ class Engine:
             self._load_now, self._drop_now, self._ceiling, clock, default_idle_ttl_s=self.config.idle_ttl_s
         )
         self._keeper.start()
-        self._at_exit = weakref.finalize(self, _stop_thread, self._thread)
+        self._at_exit = weakref.finalize(self, _stop_thread, self._thread, os.getpid())
 
     # models
 
@@ -812,6 +813,8 @@ def _info_of(found: FoundModel) -> ModelInfo:
     )
 
 
-def _stop_thread(thread: EngineThread) -> None:
-    """At close, or when the process ends without one: MLX must not be torn down under a running step."""
-    thread.stop(timeout_s=10.0)
+def _stop_thread(thread: EngineThread, pid: int) -> None:
+    """At close, or when the process ends without one: MLX must not be torn down under a running step. In a forked child
+    there is no such thread, and its lock may have been held when the process was forked."""
+    if os.getpid() == pid:
+        thread.stop(timeout_s=10.0)

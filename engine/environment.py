@@ -2,6 +2,7 @@
 
     BASEMLX_OPENBLAS   path of an OpenBLAS to use on a Linux CPU device, or `off` for MLX's own BLAS
     BASEMLX_MODELS     folders with models of one's own, separated as in PATH
+    BASEMLX_API_BASE   URL of a server (http://127.0.0.1:11435/v1) that the provider uses instead of its own engine
 
 Variables of others (HF_HOME, HF_HUB_OFFLINE, OPENBLAS_NUM_THREADS) are read by the libraries they belong to.
 Knows nothing of what the values are used for.
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = "BASEMLX_"
-KNOWN_NAMES = frozenset({"BASEMLX_MODELS", "BASEMLX_OPENBLAS"})
+KNOWN_NAMES = frozenset({"BASEMLX_API_BASE", "BASEMLX_MODELS", "BASEMLX_OPENBLAS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Environment:
 
     openblas: str | None = None
     model_folders: tuple[Path, ...] = ()
+    api_base: str | None = None
     unknown_names: tuple[str, ...] = ()
 
     @classmethod
@@ -35,6 +37,7 @@ class Environment:
                 for part in values.get("BASEMLX_MODELS", "").split(os.pathsep)
                 if part.strip()
             ),
+            api_base=values.get("BASEMLX_API_BASE") or None,
             unknown_names=tuple(
                 sorted(name for name in values if name.startswith(PREFIX) and name not in KNOWN_NAMES)
             ),

@@ -1,3 +1,5 @@
-"""How Python callers reach an engine, in this process or over HTTP, in OpenAI's dicts. To come: it will use the
-engine and know nothing of the server.
+"""How Python callers reach an engine, in this process or over HTTP, in OpenAI's dicts. It uses the engine and knows
+nothing of the server.
+
+    connect(api_base=None)   a Backend: the engine of this process, or the server under that address
 """

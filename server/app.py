@@ -35,6 +35,7 @@ from basemlx.server.routes.embeddings import embedding_routes
 from basemlx.server.routes.generation import generation_routes
 from basemlx.server.routes.models import model_routes
 from basemlx.server.routes.status import status_routes
+from basemlx.server.routes.tokens import token_routes
 from basemlx.server.security import Security
 from basemlx.server.service import Service, Watched
 from basemlx.server.settings import ServerSettings
@@ -70,6 +71,7 @@ def create_app(
             *generation_routes(service, settings, lifecycle, pool),
             *embedding_routes(service, lifecycle, pool),
             *model_routes(service, pool),
+            *token_routes(service, pool),
             *status_routes(engine, lifecycle, metrics),
         ],
         middleware=[

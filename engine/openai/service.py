@@ -128,6 +128,24 @@ class OpenAIService:
         self._check_timeout(request.timeout_s)
         return submit_embeddings(self._engine, request, request_id=request_id)
 
+    def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokens of the prompt that `chat` (a body with `messages`) or `completion` (with one `prompt`) would make,
+        as vLLM's /tokenize answers. Nothing is generated."""
+        if body.get("messages") is not None:
+            chat = chat_request(body)
+            options, loaded = chat.options, self._engine.loaded(chat.options.model)
+            text, _ = _render(chat, loaded)
+            token_ids = tuple(
+                loaded.tokenizer.encode(text, add_special_tokens=bool(options.add_special_tokens))
+            )
+        else:
+            request = completion_request(body)
+            options, loaded = request.options, self._engine.loaded(request.options.model)
+            if len(request.prompts) != 1:
+                raise InvalidRequest("prompt must be one text here, not several.", param="prompt")
+            token_ids = _encode_prompt(request.prompts[0], options, loaded, "prompt")
+        return {"count": len(token_ids), "max_model_len": loaded.context_tokens, "tokens": list(token_ids)}
+
     def models(self) -> dict[str, Any]:
         return {"object": "list", "data": [_model_entry(info) for info in self._engine.models()]}
 

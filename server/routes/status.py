@@ -14,6 +14,7 @@ ENDPOINTS = (
     "POST /v1/chat/completions",
     "POST /v1/completions",
     "POST /v1/embeddings",
+    "POST /tokenize",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "GET /health",

@@ -1,0 +1,42 @@
+"""A request's body as bytes of JSON, the same for both transports: what HTTP could not carry is refused in this process
+too, and nobody can change a body that has been handed in.
+"""
+
+import json
+from typing import Any
+
+from basemlx.engine.errors import InvalidRequest
+from basemlx.provider.backend import Body
+
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=True, separators=(",", ":"), default=None).encode
+
+
+def streamed(body: Body, is_streamed: bool) -> dict[str, Any]:
+    """The body with `stream` set. Without streaming it has no `stream_options` either, and no usage is missing."""
+    marked = {**body, "stream": is_streamed}
+    if not is_streamed:
+        marked.pop("stream_options", None)
+    return marked
+
+
+def encode_body(body: Body) -> bytes:
+    """Raises InvalidRequest for what is not JSON. NaN and lone surrogates go through: the reader refuses them."""
+    try:
+        return _encode(plain(body)).encode("ascii")
+    except RecursionError:
+        raise InvalidRequest("The request body is nested too deeply, or holds itself.") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"The request body is not JSON: {error}.") from None
+
+
+def plain(value: Any) -> Any:
+    """Dicts and lists of whatever carries their values: pydantic models (without their nulls), tuples, mappings."""
+    if isinstance(value, str | int | float | None):
+        return value
+    if hasattr(value, "model_dump"):
+        return plain(value.model_dump(exclude_none=True))
+    if isinstance(value, dict) or hasattr(value, "keys"):
+        return {key: plain(value[key]) for key in value.keys()}  # noqa: SIM118 - of mappings that are no dict
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

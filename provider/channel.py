@@ -1,0 +1,78 @@
+"""The way of items from one thread to whoever waits for them: a thread or an event loop.
+
+One producer, one consumer. What is not taken waits; the producer bounds it. Knows nothing of what the items are.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Channel(Generic[T]):
+    """Items and an end, which may be an error."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._ended = False
+        self._error: BaseException | None = None
+        self._condition = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def put(self, item: T) -> None:
+        with self._condition:
+            self._items.append(item)
+            self._wake()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more items will come. Later calls change nothing."""
+        with self._condition:
+            if not self._ended:
+                self._ended, self._error = True, error
+                self._wake()
+
+    def take(self) -> T | None:
+        """The next item, waiting for it; None at the end. Raises the error that was the end."""
+        with self._condition:
+            while not self._items and not self._ended:
+                self._condition.wait()
+            return self._next()
+
+    async def atake(self) -> T | None:
+        """`take` for an event loop."""
+        while True:
+            with self._condition:
+                if self._items or self._ended:
+                    return self._next()
+                self._loop = asyncio.get_running_loop()
+                self._waiter = waiter = self._loop.create_future()
+            await waiter
+
+    def _next(self) -> T | None:
+        if self._items:
+            return self._items.popleft()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return None
+
+    def _wake(self) -> None:
+        self._condition.notify_all()
+        if self._loop is not None and self._waiter is not None:
+            waiter, self._waiter = self._waiter, None
+            try:
+                self._loop.call_soon_threadsafe(_resolve, waiter)
+            except RuntimeError:  # the loop is closed: nobody waits there any more
+                self._loop = None
+
+
+def _resolve(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,366 @@
+"""A server that speaks OpenAI's API, as a Backend: `basemlx serve` above all.
+
+All requests of the process run on one thread (io_thread), so that threads and event loops share connections. Nothing is
+retried. A deadline holds here as well as at the server: one that does not answer cannot hold a caller. Giving a request
+up closes its connection, by which the server knows.
+"""
+
+import asyncio
+import ipaddress
+import json
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, InvalidRequest, RequestAborted
+from basemlx.provider.backend import Body, Chunk, Response
+from basemlx.provider.body import encode_body, streamed
+from basemlx.provider.channel import Channel
+from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
+from basemlx.provider.io_thread import io_thread
+from basemlx.provider.sse import EventParser
+
+CONNECT_TIMEOUT_S = 10.0
+SILENCE_TIMEOUT_S = 120.0
+"""A stream without a byte for so long is dead: the server sends a comment every few seconds."""
+
+DEFAULT_DEADLINE_S = 600.0
+GRACE_S = 5.0
+"""After a deadline, what the server's own word on it gets to arrive: it knows more."""
+
+MAX_IDLE_CONNECTIONS = 32
+
+
+class HttpBackend:
+    """`api_base` is the address with its /v1. `deadline_s` is for requests that bring no `timeout` of their own.
+    `headers` go with every request. Make one for each server and keep it: connections are kept with it."""
+
+    def __init__(
+        self,
+        api_base: str,
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+    ) -> None:
+        self.api_base = _checked_base(api_base)
+        self._deadline_s = deadline_s
+        self._headers = {"content-type": "application/json", **(headers or {})}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._client: httpx.AsyncClient | None = None
+        self._closed = False
+
+    # whole answers
+
+    def chat(self, body: Body) -> Response:
+        return io_thread().run(self._ask("/chat/completions", streamed(body, False)))
+
+    def completion(self, body: Body) -> Response:
+        return io_thread().run(self._ask("/completions", streamed(body, False)))
+
+    def embeddings(self, body: Body) -> Response:
+        return io_thread().run(self._ask("/embeddings", body))
+
+    def models(self) -> Response:
+        return io_thread().run(self._ask("/models", None))
+
+    def tokenize(self, body: Body) -> Response:
+        return io_thread().run(self._ask("/../tokenize", _prompt_only(body)))
+
+    async def achat(self, body: Body) -> Response:
+        return await io_thread().arun(self._ask("/chat/completions", streamed(body, False)))
+
+    async def acompletion(self, body: Body) -> Response:
+        return await io_thread().arun(self._ask("/completions", streamed(body, False)))
+
+    async def aembeddings(self, body: Body) -> Response:
+        return await io_thread().arun(self._ask("/embeddings", body))
+
+    async def amodels(self) -> Response:
+        return await io_thread().arun(self._ask("/models", None))
+
+    async def atokenize(self, body: Body) -> Response:
+        return await io_thread().arun(self._ask("/../tokenize", _prompt_only(body)))
+
+    # streams
+
+    def chat_stream(self, body: Body) -> "HttpStream":
+        return self._open("/chat/completions", body).started()
+
+    def completion_stream(self, body: Body) -> "HttpStream":
+        return self._open("/completions", body).started()
+
+    async def achat_stream(self, body: Body) -> "HttpStream":
+        return await self._open("/chat/completions", body).astarted()
+
+    async def acompletion_stream(self, body: Body) -> "HttpStream":
+        return await self._open("/completions", body).astarted()
+
+    def _open(self, path: str, body: Body) -> "HttpStream":
+        marked = streamed(body, True)
+        content = encode_body(marked)
+        incoming = _Incoming()
+        task = io_thread().submit(self._pump(path, content, self._deadline_of(marked), incoming))
+        return HttpStream(incoming, task.cancel)
+
+    # on the I/O thread
+
+    async def _ask(self, path: str, body: Body | None) -> Response:
+        content = None if body is None else encode_body(body)
+        deadline_s = self._deadline_of(body or {})
+        async with self._answer(path, content, deadline_s, silence_timeout_s=None) as answer:
+            text = await answer.aread()
+        try:
+            response = json.loads(text)
+        except ValueError:
+            raise ServerError("The server's answer is not JSON.", status=502) from None
+        if not isinstance(response, dict):
+            raise ServerError("The server's answer is not a JSON object.", status=502)
+        return response
+
+    async def _pump(self, path: str, content: bytes, deadline_s: float, incoming: "_Incoming") -> None:
+        """Reads a stream to its end into a channel."""
+        try:
+            await self._read(path, content, deadline_s, incoming)
+            incoming.chunks.end()
+        except asyncio.CancelledError:
+            incoming.end(RequestAborted("The request was given up by its caller."))
+            raise
+        except BaseException as error:
+            incoming.end(error)
+
+    async def _read(self, path: str, content: bytes, deadline_s: float, incoming: "_Incoming") -> None:
+        async with self._answer(path, content, deadline_s, silence_timeout_s=SILENCE_TIMEOUT_S) as answer:
+            incoming.begin(answer.headers)
+            parser = EventParser()
+            async for piece in answer.aiter_raw():
+                for data in parser.push(piece):
+                    if data.startswith(b"[DONE]"):
+                        return
+                    incoming.chunks.put(_chunk_of(data))
+        raise ServerUnreachable("The server's answer broke off before its end.")
+
+    @asynccontextmanager
+    async def _answer(
+        self, path: str, content: bytes | None, deadline_s: float, *, silence_timeout_s: float | None
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer with status 200. Everything that httpx raises becomes an error of the tree."""
+        client = self._connected()
+        timeout = httpx.Timeout(silence_timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
+        method = "GET" if content is None else "POST"
+        try:
+            async with (
+                asyncio.timeout(deadline_s + GRACE_S),
+                client.stream(
+                    method, self._url(path), content=content, headers=self._headers, timeout=timeout
+                ) as answer,
+            ):
+                if answer.status_code != 200:
+                    raise error_of(
+                        answer.status_code, await answer.aread(), answer.headers.get("retry-after")
+                    )
+                yield answer
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"The request's deadline of {deadline_s:g} s passed without an answer of the server."
+            ) from None
+        except httpx.ReadTimeout:
+            raise ServerUnreachable(f"The server has been silent for {SILENCE_TIMEOUT_S:g} s.") from None
+        except httpx.ConnectError as error:
+            raise ServerUnreachable(f"No server answers at {self.api_base}: {error}.") from None
+        except httpx.InvalidURL as error:
+            raise InvalidRequest(f"{self.api_base!r} is not a URL: {error}.", param="api_base") from None
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(
+                f"The connection to {self.api_base} failed: {str(error) or type(error).__name__}."
+            ) from None
+
+    def _connected(self) -> httpx.AsyncClient:
+        with self._lock:
+            if self._closed:
+                raise ServerUnreachable("The backend was closed.")
+            if self._client is None:
+                self._client = httpx.AsyncClient(
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
+                    trust_env=not _is_loopback(self.api_base),  # no proxy knows this machine's loopback
+                    follow_redirects=False,
+                )
+                self._finalizer = weakref.finalize(self, _close_client, self._client, self._pid)
+            return self._client
+
+    def _url(self, path: str) -> str:
+        if path.startswith("/.."):
+            return self.api_base.removesuffix("/v1") + path.removeprefix("/..")
+        return self.api_base + path
+
+    def _deadline_of(self, body: Body) -> float:
+        timeout_s = body.get("timeout")
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            return self._deadline_s  # what is no time the server refuses
+        return timeout_s
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None and self._finalizer.detach() is not None:
+            _close_client(client, self._pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Incoming:
+    """What has come of a stream: its headers, or what there is instead of them, then its chunks."""
+
+    def __init__(self) -> None:
+        self.head: Channel[httpx.Headers] = Channel()
+        self.chunks: Channel[Chunk] = Channel()
+
+    def begin(self, headers: httpx.Headers) -> None:
+        self.head.put(headers)
+        self.head.end()
+
+    def end(self, error: BaseException) -> None:
+        self.head.end(error)
+        self.chunks.end(error)
+
+
+class HttpStream(Iterator[Chunk], AsyncIterator[Chunk]):
+    """A stream of a server. See ChunkStream."""
+
+    def __init__(self, incoming: _Incoming, cancel: Any) -> None:
+        self.request_id = ""
+        self.ignored: tuple[str, ...] = ()
+        self._incoming = incoming
+        self._cancel = cancel
+
+    def started(self) -> Self:
+        """Waits for the server to accept the request. Raises its refusal."""
+        try:
+            return self._begun(self._incoming.head.take())
+        except BaseException:
+            self.abort()
+            raise
+
+    async def astarted(self) -> Self:
+        try:
+            return self._begun(await self._incoming.head.atake())
+        except BaseException:
+            self.abort()
+            raise
+
+    def _begun(self, headers: httpx.Headers | None) -> Self:
+        assert headers is not None
+        self.request_id = headers.get("x-request-id", "")
+        names = headers.get("x-basemlx-ignored")
+        self.ignored = tuple(names.split(", ")) if names else ()
+        return self
+
+    def abort(self) -> None:
+        """Gives the request up. Safe at any time, from any thread, more than once."""
+        if not self._incoming.chunks.ended:
+            self._cancel()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Chunk:
+        try:
+            chunk = self._incoming.chunks.take()
+        except BaseException:
+            self.abort()
+            raise
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        try:
+            chunk = await self._incoming.chunks.atake()
+        except BaseException:  # cancellation too
+            self.abort()
+            raise
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.abort()
+
+    def __del__(self) -> None:
+        self.abort()
+
+
+def _chunk_of(data: bytes) -> Chunk:
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        raise ServerError("The server sent an event that is not JSON.", status=502) from None
+    if not isinstance(chunk, dict):
+        raise ServerError("The server sent an event that is not a JSON object.", status=502)
+    if chunk.get("error") is not None:
+        error: BaseMLXError = error_of_event(chunk["error"])
+        raise error
+    return chunk
+
+
+def _prompt_only(body: Body) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
+
+
+def _close_client(client: httpx.AsyncClient, pid: int) -> None:
+    if os.getpid() != pid:  # a forked child: the sockets are its parent's
+        return
+    closing: Coroutine[Any, Any, None] = client.aclose()
+    try:
+        done = io_thread().submit(closing)
+        if not io_thread().is_current:  # it would wait for itself
+            done.result(GRACE_S)
+    except (RuntimeError, TimeoutError):  # the I/O thread has ended, and its sockets with it
+        closing.close()
+
+
+def _checked_base(api_base: str) -> str:
+    base = api_base.rstrip("/")
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InvalidRequest(
+            f"api_base must be a URL such as http://127.0.0.1:11435/v1, not {api_base[:200]!r}.",
+            param="api_base",
+        )
+    return base
+
+
+def _is_loopback(api_base: str) -> bool:
+    host = urlsplit(api_base).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,123 @@
+"""What two transports have to agree on, and how their answers are compared: all fields, but for ids and times."""
+
+from typing import Any
+
+from basemlx.engine.errors import BaseMLXError
+from tests.serving import chat_body
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"yes": {"type": "boolean"}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "required": ["yes", "count"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+# name -> what a request asks beyond chat_body()
+CHATS: dict[str, dict[str, Any]] = {
+    "plain": {"seed": 1},
+    "seed and sampling": {"seed": 7, "temperature": 0.9, "top_p": 0.9, "top_k": 20, "min_p": 0.01},
+    "logprobs": {"seed": 2, "logprobs": True, "top_logprobs": 3},
+    "two choices": {"seed": 3, "n": 2},
+    "stop": {"seed": 1, "max_tokens": 30, "stop": ["e", "a"]},
+    "penalties and bias": {"seed": 4, "presence_penalty": 1.0, "logit_bias": {"70": 5}},
+    "developer and parts": {
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "Ada"},
+        ],
+        "seed": 5,
+    },
+    "reasoning fields": {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello", "reasoning_content": "A greeting."},
+            {"role": "user", "content": "Again"},
+        ],
+        "chat_template_kwargs": {"enable_thinking": False},
+        "reasoning_effort": "low",
+        "seed": 6,
+    },
+    "tool messages": {
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain"}]},
+        ],
+        "seed": 8,
+    },
+    "tools auto": {"tools": [TOOL], "tool_choice": "auto", "seed": 9},
+    "tools none": {"tools": [TOOL], "tool_choice": "none", "seed": 9},
+    "tools required": {"tools": [TOOL], "tool_choice": "required", "seed": 9, "max_tokens": 200},
+    "tools named": {
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        "seed": 9,
+        "max_tokens": 200,
+    },
+    "schema": {"response_format": SCHEMA, "seed": 10, "max_tokens": 200},
+    "json object": {"response_format": {"type": "json_object"}, "seed": 10, "max_tokens": 200},
+}
+
+# name -> a request that is refused
+REFUSALS: dict[str, dict[str, Any]] = {
+    "unknown model": {"model": "nobody/nothing"},
+    "no model": {"model": None},
+    "context": {"max_tokens": 10**6},
+    "range": {"temperature": 9},
+    "kind": {"temperature": "warm"},
+    "not a number": {"temperature": float("nan")},
+    "surrogate": {"messages": [{"role": "user", "content": "\ud800"}]},
+    "depth": {"messages": [{"role": "user", "content": [[[[[[{}]]]]]] * 1}]},
+    "role": {"messages": [{"role": "nobody", "content": "x"}]},
+    "no messages": {"messages": []},
+    "audio": {"audio": {"voice": "x"}},
+    "deadline": {"max_tokens": 1500, "timeout": 0.05},
+}
+
+
+def body_of(name: str) -> dict[str, Any]:
+    return chat_body(**(CHATS | REFUSALS)[name])
+
+
+def without_identity(value: Any) -> Any:
+    """A response, a chunk or a list of chunks without what differs by nature: ids and times."""
+    if isinstance(value, list):
+        return [without_identity(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            name: without_identity(item)
+            for name, item in value.items()
+            if name not in ("id", "created", "cached_tokens")  # the prefix is there the second time
+        }
+    return value
+
+
+def error_facts(error: BaseMLXError) -> tuple[Any, ...]:
+    return type(error), error.status, error.type, error.code, error.param, error.message
