@@ -12,45 +12,55 @@ killed. Results are kept in a cache bounded by bytes, refusals too. Loads no mod
 
 import asyncio
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from basemlx.engine.errors import QueueFull, RequestAborted, UnsupportedSchema
 from basemlx.engine.grammar.backend import CompiledGrammar, Matcher
 from basemlx.engine.grammar.cache import ByteCache
+from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.languages import words
 from basemlx.engine.grammar.limits import DEFAULT_LIMITS, SchemaLimits, read_schema, schema_text
 from basemlx.engine.grammar.llguidance_backend import LLGuidanceBackend
 from basemlx.engine.grammar.schema import SchemaPlan
-from basemlx.engine.grammar.tasks import plan_in, raised
+from basemlx.engine.grammar.structure import Node, json_nodes
+from basemlx.engine.grammar.structure_json import node_json
+from basemlx.engine.grammar.tasks import plan_in, raised, remaining_in
 from basemlx.engine.grammar.terminals import plain_terminal
 from basemlx.engine.grammar.validator import Violation
 from basemlx.engine.grammar.vocabulary import Vocabulary
 from basemlx.engine.grammar.worker import CompileWorker, Task, TaskAbandoned
+from basemlx.engine.grammar.xgrammar_backend import XGrammarBackend
 
 DEADLINE_S = 5.0
 CACHE_BYTES = 64 * 1024 * 1024
 MAX_WORKERS = 2
 MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_CHOICES = 2_000
+MAX_XGRAMMAR_CHARS = 8 * 1024
+"""Of a turn's schemas together: xgrammar compiles larger ones for longer than a request should wait."""
 
 
 @dataclass(frozen=True)
 class Compiled:
     """A constraint for one vocabulary (`engine.core.constraint.Constraint`); make a matcher for each choice.
 
-    `plan` is None for what is not a schema. `grammar` is None where nothing satisfies the schema.
+    `plan` is None for what is not a schema. `grammar` is None where nothing satisfies the schema. `remaining`: of a
+    turn's structure, pointers of the values whose schema the grammar does not enforce in full, each with its gaps.
     """
 
     grammar: CompiledGrammar | None
     plan: SchemaPlan | None
     schema: str | None
     _compiler: "GrammarCompiler" = field(repr=False)
+    remaining: tuple[tuple[str, tuple[Gap, ...]], ...] = ()
 
     def matcher(self) -> Matcher:
         """Raises UnsupportedSchema if there is nothing to generate: no value satisfies the schema."""
@@ -176,29 +186,72 @@ class GrammarCompiler:
             )
         return self._run(("grammar", text), {"kind": "grammar", "grammar": text})()
 
+    def compile_structure(self, node: Node) -> Compiled:
+        """A turn's structure, on xgrammar where its schema compiler enforces every value in it, else on llguidance.
+        Raises UnsupportedSchema, whose pointer says where in the request."""
+        values = [read_schema(value.schema, self._limits) for value in json_nodes(node)]
+        size = sum(len(schema_text(value, self._limits)) for value in values)
+        written = node_json(node)
+        takes_xgrammar = size <= MAX_XGRAMMAR_CHARS and self._xgrammar is not None
+        task: Task = {
+            "kind": "structure",
+            "node": written,
+            "controls": dict(self.vocabulary.controls),
+            "prefer": "xgrammar" if takes_xgrammar else "llguidance",
+        }
+        key = ("structure", json.dumps(written, ensure_ascii=False))
+        return self._waiter(key, lambda abandoned: self._compile_structure(task, size, abandoned))()
+
+    def _compile_structure(self, task: Task, size: int, abandoned: threading.Event) -> tuple[Compiled, int]:
+        answer = raised(self._in_worker(task, abandoned))
+        grammar: CompiledGrammar
+        if answer["engine"] == "xgrammar":
+            assert self._xgrammar is not None
+            grammar = self._xgrammar.compile_structural_tag(answer["text"])
+        else:
+            grammar = self.backend.compile_lark(answer["text"])
+        compiled = Compiled(grammar, None, None, self, remaining_in(answer))
+        return compiled, size + 1024 + grammar.size_bytes
+
+    @cached_property
+    def _xgrammar(self) -> XGrammarBackend | None:
+        """Made when first needed; None where xgrammar is not installed."""
+        try:
+            return XGrammarBackend(self.vocabulary)
+        except ImportError:
+            return None
+
     def _schema(self, schema: object) -> "_Waiter":
         text = schema_text(read_schema(schema, self._limits), self._limits)
         return self._run(("schema", text), {"kind": "schema", "schema": text}, schema=text)
 
     def _run(self, key: tuple[str, str], task: Task, schema: str | None = None) -> "_Waiter":
-        name = (key[0], hashlib.sha256(key[1].encode("utf-8", "surrogatepass")).digest())
-        return _Waiter(self, name, lambda abandoned: self._compile(name, task, schema, abandoned))
+        return self._waiter(key, lambda abandoned: self._compile(task, schema, abandoned))
 
-    def _compile(
-        self, name: Hashable, task: Task, schema: str | None, abandoned: threading.Event
-    ) -> Compiled:
-        try:
-            answer = raised(self._in_worker(task, abandoned))
-            plan = plan_in(answer) if schema is not None else None
-            lark = answer["lark"]
-            grammar = None if lark is None else self.backend.compile_lark(lark)
-        except UnsupportedSchema as error:
-            self._cache.put(name, error, 1024)
-            raise
-        compiled = Compiled(grammar, plan, schema, self)
+    def _waiter(
+        self, key: tuple[str, str], compile_it: "Callable[[threading.Event], tuple[Compiled, int]]"
+    ) -> "_Waiter":
+        """`compile_it` gives what is compiled and how many bytes it holds. Refusals are remembered too."""
+        name = (key[0], hashlib.sha256(key[1].encode("utf-8", "surrogatepass")).digest())
+
+        def remembered(abandoned: threading.Event) -> Compiled:
+            try:
+                compiled, size = compile_it(abandoned)
+            except UnsupportedSchema as error:
+                self._cache.put(name, error, 1024)
+                raise
+            self._cache.put(name, compiled, size)
+            return compiled
+
+        return _Waiter(self, name, remembered)
+
+    def _compile(self, task: Task, schema: str | None, abandoned: threading.Event) -> tuple[Compiled, int]:
+        answer = raised(self._in_worker(task, abandoned))
+        plan = plan_in(answer) if schema is not None else None
+        lark = answer["lark"]
+        grammar = None if lark is None else self.backend.compile_lark(lark)
         size = len(schema or "") + 1024 + (grammar.size_bytes if grammar is not None else 0)
-        self._cache.put(name, compiled, size)
-        return compiled
+        return Compiled(grammar, plan, schema, self), size
 
     def _in_worker(self, task: Task, abandoned: threading.Event) -> dict[str, Any]:
         deadline = time.monotonic() + self._deadline_s

@@ -21,20 +21,27 @@ class TooCostly(ValueError):
 
 
 class _Bytes:
-    """What llguidance asks of a tokenizer, for one whose tokens are the bytes."""
+    """What llguidance asks of a tokenizer, for one whose tokens are the bytes and `num_controls` control tokens."""
 
     eos_token_id = _EOS
     bos_token_id = None
-    tokens = (*(bytes([value]) for value in range(256)), b"<eos>")
-    special_token_ids = (_EOS,)
+
+    def __init__(self, num_controls: int) -> None:
+        names = [b"<eos>", *(b"<control %d>" % number for number in range(num_controls))]
+        self.tokens = (*(bytes([value]) for value in range(256)), *names)
+        self.special_token_ids = tuple(range(_EOS, len(self.tokens)))
 
     def __call__(self, text: bytes | str) -> list[int]:
         return list(text if isinstance(text, bytes) else text.encode())
 
 
-@lru_cache(maxsize=1)
-def byte_tokenizer() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Bytes()), slices=[])
+FIRST_CONTROL = _EOS + 1
+"""Id of the first control token of a byte tokenizer."""
+
+
+@lru_cache(maxsize=8)
+def byte_tokenizer(num_controls: int = 0) -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Bytes(num_controls)), slices=[])
 
 
 _LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "verbose_errors": False}

@@ -1,9 +1,11 @@
-"""What the compile worker can be asked: plan a schema, try a grammar, check a document. Runs in the child process.
+"""What the compile worker can be asked: plan a schema, write a turn's structure down, try a grammar, check a document.
+Runs in the child process.
 
 Answers are plain JSON; an UnsupportedSchema becomes an answer that `raised` turns back into one.
 """
 
 import json
+import re
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits
@@ -11,8 +13,12 @@ from llguidance import LLMatcher, LLParserLimits
 from basemlx.engine.errors import UnsupportedSchema
 from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.llguidance_backend import LIMITS, first_line
-from basemlx.engine.grammar.recogniser import byte_tokenizer
+from basemlx.engine.grammar.recogniser import FIRST_CONTROL, byte_tokenizer
 from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
+from basemlx.engine.grammar.structure_json import json_node
+from basemlx.engine.grammar.structure_plan import Engine, write_structure
+
+_CONTROL = re.compile(r"<\[(\d+)\]>")
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +34,8 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
                     "xgrammar": plan.xgrammar,
                     "remaining": [[gap.keyword, gap.pointer, gap.reason] for gap in plan.remaining],
                 }
+            case "structure":
+                return _structure(task["node"], task["controls"], task["prefer"])
             case "grammar":
                 lark = _as_lark(task["grammar"])
                 _try(lark)
@@ -60,10 +68,31 @@ def plan_in(answered: dict[str, Any]) -> SchemaPlan:
     return SchemaPlan(answered["lark"], remaining, answered["xgrammar"])
 
 
-def _try(lark: str) -> None:
+def _structure(node: list[Any], controls: dict[str, int], prefer: Engine) -> dict[str, Any]:
+    written = write_structure(json_node(node), controls, prefer=prefer)
+    if written.engine == "llguidance":
+        places = {str(token_id): FIRST_CONTROL + at for at, token_id in enumerate(controls.values())}
+        trial = _CONTROL.sub(lambda found: f"<[{places.get(found[1], found[1])}]>", written.text)
+        _try(trial, len(controls))
+    remaining = [
+        [value.pointer, [[gap.keyword, gap.pointer, gap.reason] for gap in gaps]]
+        for value, gaps in written.remaining
+    ]
+    return {"engine": written.engine, "text": written.text, "remaining": remaining}
+
+
+def remaining_in(answered: dict[str, Any]) -> tuple[tuple[str, tuple[Gap, ...]], ...]:
+    """What a structure's grammar leaves to be checked: pointers of values, each with its gaps."""
+    return tuple((pointer, tuple(Gap(*gap) for gap in gaps)) for pointer, gaps in answered["remaining"])
+
+
+def _try(lark: str, num_controls: int = 0) -> None:
     """Compiles the grammar and takes a first step, as serving will."""
     matcher = LLMatcher(
-        byte_tokenizer(), LLMatcher.grammar_from_lark(lark), limits=LLParserLimits(**LIMITS), log_level=0
+        byte_tokenizer(num_controls),
+        LLMatcher.grammar_from_lark(lark),
+        limits=LLParserLimits(**LIMITS),
+        log_level=0,
     )
     if not matcher.is_error():
         matcher.compute_bitmask()

@@ -6,7 +6,7 @@ tokenizer: ids without a token have no bytes either. Loads no model and no gramm
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,13 @@ _END_TOKENS = (
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """`tokens`: bytes by id, b"" for what stands for no text; as many as the model's logits are wide."""
+    """`tokens`: bytes by id, b"" for what stands for no text; as many as the model's logits are wide. `controls`: ids
+    of the control tokens by the texts that structures name them by."""
 
     tokens: tuple[bytes, ...]
     eos_token_ids: frozenset[int]
     control_token_ids: frozenset[int]
+    controls: Mapping[str, int]
     encode: Callable[[str], list[int]]
 
     def spell(self, text: str) -> list[int]:
@@ -73,11 +75,12 @@ class Vocabulary:
         count = tokenizer.get_vocab_size(with_added_tokens=True)
         size = max(count, vocab_size or 0)
         factory = DetokenizerFactory(tokenizer)
-        control = frozenset(eos_token_ids) | {
-            token_id
+        controls = {
+            token.content: token_id
             for token_id, token in tokenizer.get_added_tokens_decoder().items()
             if token.special or _is_markup(token.content)
         }
+        control = frozenset(eos_token_ids) | frozenset(controls.values())
         tokens = tuple(
             b"" if token_id in control or token_id >= count else factory.token_bytes(token_id)
             for token_id in range(size)
@@ -87,6 +90,7 @@ class Vocabulary:
             tokens,
             frozenset(eos_token_ids),
             control | no_token,
+            controls,
             lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
         )
 
