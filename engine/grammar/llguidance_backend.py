@@ -121,7 +121,8 @@ class _Tokens:
 
     def __init__(self, vocabulary: "Vocabulary") -> None:
         self._vocabulary = vocabulary
-        self.tokens = vocabulary.tokens
+        # Without texts of their own, all control tokens would be allowed wherever one is.
+        self.tokens = tuple(token or b"\xff%d" % token_id for token_id, token in enumerate(vocabulary.tokens))
         self.eos_token_id = min(vocabulary.eos_token_ids)
         self.special_token_ids = sorted(vocabulary.control_token_ids)
 

@@ -12,6 +12,7 @@ from typing import Any
 from basemlx.engine.core.constraint import Mask
 from basemlx.engine.errors import GenerationFailed, UnsupportedSchema
 from basemlx.engine.grammar.limits import Schema
+from basemlx.engine.grammar.structure_xgrammar import vocabulary_with_controls
 from basemlx.engine.grammar.vocabulary import Vocabulary
 from basemlx.engine.grammar.xgrammar_gaps import xgrammar_gaps
 from basemlx.engine.grammar.xgrammar_import import xgrammar
@@ -30,7 +31,7 @@ class XGrammarBackend:
         self._xgr = xgr
         self._vocab_size = vocabulary.size
         self.info = xgr.TokenizerInfo(
-            list(vocabulary.tokens),
+            vocabulary_with_controls(vocabulary.tokens, vocabulary.controls),
             vocab_type=xgr.VocabType.RAW,
             vocab_size=vocabulary.size,
             stop_token_ids=sorted(vocabulary.eos_token_ids),
@@ -60,6 +61,10 @@ class XGrammarBackend:
                 keyword=keyword,
                 pointer=pointer,
             )
+        return self.compile_unchecked(schema)
+
+    def compile_unchecked(self, schema: Schema) -> "XGrammarGrammar":
+        """xgrammar as it is, which may enforce less than the schema; for measurements."""
         text = json.dumps(schema)
         return self._compiled(
             lambda: self._compiler.compile_json_schema(
