@@ -180,11 +180,18 @@ class GrammarCompiler:
 
     def compile_grammar(self, text: str) -> Compiled:
         """A context-free grammar, in llguidance's Lark or in GBNF (`root ::= …`). Raises UnsupportedSchema."""
+        return self._grammar(text)()
+
+    async def compile_grammar_async(self, text: str) -> Compiled:
+        """The same; cancelling it leaves nothing running that nobody else waits for."""
+        return await self._async(self._grammar(text))
+
+    def _grammar(self, text: str) -> "_Waiter":
         if len(text) > MAX_GRAMMAR_CHARS:
             raise UnsupportedSchema(
                 f"The grammar has more than {MAX_GRAMMAR_CHARS} characters.", keyword="grammar"
             )
-        return self._run(("grammar", text), {"kind": "grammar", "grammar": text})()
+        return self._run(("grammar", text), {"kind": "grammar", "grammar": text})
 
     def compile_structure(self, node: Node) -> Compiled:
         """A turn's structure, on xgrammar where its schema compiler enforces every value in it, else on llguidance.

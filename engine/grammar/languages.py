@@ -204,14 +204,29 @@ def both(*parts: Language) -> Language:
     """Intersection."""
     flat: dict[Language, None] = {}
     words: frozenset[str] | None = None
+    low: int = 0
+    high: int | None = (
+        None  # lengths are one part: two that overlap cost a walk over the vocabulary each step
+    )
     for part in parts:
         for leaf in part.parts if isinstance(part, And) else (part,):
             if leaf == EVERYTHING:
                 continue
             if isinstance(leaf, Words):
                 words = leaf.texts if words is None else words & leaf.texts
+            elif isinstance(leaf, Repeat) and leaf.part == ANY_CHAR:
+                low = max(low, leaf.low)
+                high = _least(high, leaf.high)
             else:
                 flat[leaf] = None
+    if high is not None and low > high:
+        return NOTHING
+    if high == 0:
+        words = EMPTY_TEXT.texts if words is None else words
+    if words is not None:
+        words = frozenset(text for text in words if low <= len(text) and (high is None or len(text) <= high))
+    elif (low, high) != (0, None):
+        flat[of_length(low, high)] = None
     if words is not None:
         for leaf in list(flat):
             if isinstance(leaf, Not) and isinstance(leaf.part, Words):
@@ -227,9 +242,21 @@ def both(*parts: Language) -> Language:
     return next(iter(flat)) if len(flat) == 1 else And(tuple(flat))
 
 
+def _least(a: int | None, b: int | None) -> int | None:
+    if a is None or b is None:
+        return a if b is None else b
+    return min(a, b)
+
+
 def negation(part: Language) -> Language:
     if isinstance(part, Not):
         return part.part
+    if isinstance(part, Repeat) and part.part == ANY_CHAR and part.high is None:
+        return of_length(0, part.low - 1)
+    if isinstance(part, Repeat) and part.part == ANY_CHAR and part.low == 0 and part.high is not None:
+        return of_length(part.high + 1, None)
+    if part == EMPTY_TEXT:
+        return of_length(1, None)
     if part == EVERYTHING:
         return NOTHING
     if part == NOTHING:
