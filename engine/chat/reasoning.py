@@ -19,14 +19,15 @@ State = Literal["open", "closed", "allowed"]
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStyle:
-    """How a model marks its reasoning. Where it begins with `start` by itself, white space may stand before that."""
+    """How a model marks its reasoning. `ends_like_prompts`: every prompt ends as reasoning does, so that says nothing."""
 
     start: str = START
     end: str = END
+    ends_like_prompts: bool = False
 
 
 _STYLES = (
-    ReasoningStyle("<|channel|>analysis<|message|>", "<|end|><|start|>assistant"),
+    ReasoningStyle("<|channel|>analysis<|message|>", "<|end|><|start|>assistant", ends_like_prompts=True),
     ReasoningStyle("<seed:think>", "</seed:think>"),
     ReasoningStyle("<|START_THINKING|>", "<|END_THINKING|>"),
     ReasoningStyle("<|channel>thought\n", "<channel|>"),
@@ -56,7 +57,9 @@ def reasoning_state(prompt: str, style: ReasoningStyle | None, *, continued: str
     if reasoning_is_open(prompt, continued=continued, start=start, end=end):
         return "open"
     tail = prompt[: len(prompt) - len(continued)].rstrip()
-    return "closed" if continued or tail.endswith(end) else "allowed"
+    if continued:
+        return "closed"
+    return "closed" if tail.endswith(end) and not style.ends_like_prompts else "allowed"
 
 
 class ReasoningParser:
