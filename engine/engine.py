@@ -205,6 +205,18 @@ class Engine:
         with _result(request) as lease:
             return self._in_memory(lease.name).info
 
+    def begin_load(
+        self, name: str, *, pinned: bool = False, idle_ttl_s: float | None = None
+    ) -> "Future[ModelLease]":
+        """`load` of a model on this machine, by name only and without waiting. Raises what is known at once."""
+        known = self._name_of(name)
+        if known not in self._sources:
+            found = find_model(name, self.discovery, allow_paths=False)
+            known = found.name
+        with self._lock:
+            self._refuse_if_not_serving()
+        return self._request(known, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s)
+
     def unload(self, name: str, *, timeout_s: float | None = None) -> bool:
         """Takes a model out of memory once its running requests are done; False if it is not loaded. Blocks. Raises
         ModelInUse if they take longer than `timeout_s`: the model stays then."""

@@ -37,7 +37,7 @@ from basemlx.server.routes.models import model_routes
 from basemlx.server.routes.status import status_routes
 from basemlx.server.routes.tokens import token_routes
 from basemlx.server.security import Security
-from basemlx.server.service import Service, Watched
+from basemlx.server.service import ModelAdmin, Service, Watched
 from basemlx.server.settings import ServerSettings
 from basemlx.server.watchdog import end_answers_when_stuck
 
@@ -47,13 +47,15 @@ def create_app(
     settings: ServerSettings,
     *,
     engine: Watched,
+    admin: ModelAdmin | None = None,
     metrics: Metrics | None = None,
     lifecycle: Lifecycle | None = None,
     port: int | None = None,
 ) -> Starlette:
-    """The application over `service`. `engine` is what `/health` and `/metrics` look at; `metrics` is what the engine's
-    observer writes to; `port` the port really bound, where `settings.port` is 0. Call it where the event loop will run
-    or before: it starts nothing but idle threads."""
+    """The application over `service`. `engine` is what `/health` and `/metrics` look at; `admin` loads and
+    unloads models (None: the service loads them where it must, and there is no API for it); `metrics` is what the
+    engine's observer writes to; `port` the port really bound, where `settings.port` is 0. Call it where the event loop
+    will run or before: it starts nothing but idle threads."""
     metrics = metrics or Metrics()
     metrics.watch(engine)
     lifecycle = lifecycle or Lifecycle()
@@ -68,9 +70,9 @@ def create_app(
 
     app = Starlette(
         routes=[
-            *generation_routes(service, settings, lifecycle, pool),
+            *generation_routes(service, settings, lifecycle, pool, admin),
             *embedding_routes(service, lifecycle, pool),
-            *model_routes(service, pool),
+            *model_routes(service, pool, lifecycle, admin),
             *token_routes(service, pool),
             *status_routes(engine, lifecycle, metrics),
         ],

@@ -1,9 +1,11 @@
 """What the server needs of the layers below, as protocols: engine/openai/service.py and engine/engine.py fit them."""
 
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from basemlx.engine.engine import EngineStats, Health
+from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings import EmbeddingsTurn
 
 
@@ -35,3 +37,13 @@ class Watched(Protocol):
 
     def health(self) -> Health: ...
     def stats(self) -> EngineStats: ...
+
+
+class ModelAdmin(Protocol):
+    """Models in and out of memory. Nothing here waits for a load: futures do. Raises BaseMLXError."""
+
+    def reserve(self, name: str) -> "Future[ModelLease]": ...
+    def begin_load(
+        self, name: str, *, pinned: bool = False, idle_ttl_s: float | None = None
+    ) -> "Future[ModelLease]": ...
+    def begin_unload(self, name: str) -> "Future[bool]": ...

@@ -152,7 +152,7 @@ class OpenAIService:
     def model(self, name: str) -> dict[str, Any]:
         """One entry of `models`. Raises ModelNotFound."""
         for info in self._engine.models():
-            if info.name == name:
+            if info.name == name or name in info.aliases:
                 return _model_entry(info)
         raise ModelNotFound(f"The model {name[:200]!r} does not exist. See /v1/models.", param="model")
 
@@ -292,4 +292,19 @@ def _model_entry(info: ModelInfo) -> dict[str, Any]:
         "size_bytes": info.size_bytes,
         "quantization": info.quantization,
         "model_type": info.model_type,
+        "source": info.source,
+        "capabilities": list(info.capabilities),
+        "aliases": list(info.aliases),
+        **(_residence(info) if info.state else {}),
+    }
+
+
+def _residence(info: ModelInfo) -> dict[str, Any]:
+    """Of models that are in memory, or on their way in or out."""
+    return {
+        "state": info.state,
+        "memory_bytes": info.memory_bytes,
+        "users": info.users,
+        "pinned": info.pinned,
+        "expires_in_s": None if info.expires_in_s is None else round(info.expires_in_s, 1),
     }

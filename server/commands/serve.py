@@ -47,6 +47,7 @@ def serve(
             OpenAIService(engine, max_timeout_s=config.request_timeout_s),
             settings,
             engine=engine,
+            admin=engine,
             metrics=metrics,
             lifecycle=lifecycle,
             port=listener.getsockname()[1],

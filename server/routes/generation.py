@@ -5,20 +5,23 @@ Reading, validating, rendering and tokenising run in the work pool. Whatever end
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.server.body import read_body
 from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
+from basemlx.server.residence import abandon, held, reserve_for
 from basemlx.server.responses import Headers, send_json
 from basemlx.server.routes.endpoint import Handler, route
-from basemlx.server.service import Service, Turn
+from basemlx.server.service import ModelAdmin, Service, Turn
 from basemlx.server.settings import ServerSettings
 from basemlx.server.sse import EventStream
 
@@ -29,8 +32,14 @@ Submit = Callable[[Mapping[str, Any], str], Turn]
 
 
 def generation_routes(
-    service: Service, settings: ServerSettings, lifecycle: Lifecycle, pool: WorkPool
+    service: Service,
+    settings: ServerSettings,
+    lifecycle: Lifecycle,
+    pool: WorkPool,
+    admin: ModelAdmin | None = None,
 ) -> list[Route]:
+    """With `admin`, a request waits here for its model; without, the service waits for it."""
+
     def chat(body: Mapping[str, Any], request_id: str) -> Turn:
         return service.chat(body, request_id=request_id)
 
@@ -38,22 +47,35 @@ def generation_routes(
         return service.completion(body, request_id=request_id)
 
     return [
-        route("/v1/chat/completions", ["POST"], _handler(chat, settings, lifecycle, pool)),
-        route("/v1/completions", ["POST"], _handler(completion, settings, lifecycle, pool)),
+        route("/v1/chat/completions", ["POST"], _handler(chat, settings, lifecycle, pool, admin)),
+        route("/v1/completions", ["POST"], _handler(completion, settings, lifecycle, pool, admin)),
     ]
 
 
-def _handler(submit: Submit, settings: ServerSettings, lifecycle: Lifecycle, pool: WorkPool) -> Handler:
+def _handler(
+    submit: Submit,
+    settings: ServerSettings,
+    lifecycle: Lifecycle,
+    pool: WorkPool,
+    admin: ModelAdmin | None,
+) -> Handler:
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = record_of(scope).request_id
-        body = [await read_body(receive)]  # emptied by whoever parses it: an answer may take minutes
+        body: list[Any] = [
+            await read_body(receive)
+        ]  # emptied by whoever reads it: an answer may take minutes
+
+        def read() -> Future[ModelLease] | None:
+            body[0] = parse_json(body[0])
+            return reserve_for(body[0], admin)
 
         def accept() -> Turn:
-            return submit(parse_json(body.pop()), request_id)
+            return submit(body.pop(), request_id)
 
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                turn = await pool.run(accept, discard=_abort)
+                async with held(await pool.run(read, discard=abandon)):
+                    turn = await pool.run(accept, discard=_abort)
             try:
                 headers = ignored_header(turn.ignored)
                 if turn.stream:

@@ -1,15 +1,34 @@
-"""/v1/models and /v1/models/{id}. An id may hold a slash: it is looked up, never joined to a path."""
+"""/v1/models, /v1/models/{id}, and what brings a model into memory and out of it.
+
+An id may hold a slash: it is looked up, never joined to a path. `load` takes models that are on this machine; it
+downloads nothing. Where the server has an API key, these need it like every other path.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from basemlx.engine.errors import InvalidRequest, ModelInUse
+from basemlx.engine.openai.json_body import parse_json
+from basemlx.server.body import read_body
+from basemlx.server.disconnect import Watch
+from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
+from basemlx.server.residence import abandon, held
 from basemlx.server.responses import send_json
 from basemlx.server.routes.endpoint import route
-from basemlx.server.service import Service
+from basemlx.server.service import ModelAdmin, Service
+
+UNLOAD_TIMEOUT_S = 30.0
 
 
-def model_routes(service: Service, pool: WorkPool) -> list[Route]:
+def model_routes(
+    service: Service, pool: WorkPool, lifecycle: Lifecycle, admin: ModelAdmin | None = None
+) -> list[Route]:
     async def models(scope: Scope, receive: Receive, send: Send) -> None:
         await send_json(send, 200, await pool.run(service.models))
 
@@ -17,4 +36,62 @@ def model_routes(service: Service, pool: WorkPool) -> list[Route]:
         name = scope["path_params"]["name"]
         await send_json(send, 200, await pool.run(lambda: service.model(name)))
 
-    return [route("/v1/models", ["GET"], models), route("/v1/models/{name:path}", ["GET"], model)]
+    routes = [route("/v1/models", ["GET"], models)]
+    if admin is not None:
+        routes += _admin_routes(service, pool, lifecycle, admin)
+    return [*routes, route("/v1/models/{name:path}", ["GET"], model)]
+
+
+def _admin_routes(service: Service, pool: WorkPool, lifecycle: Lifecycle, admin: ModelAdmin) -> list[Route]:
+    async def load(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        pinned, idle_ttl_s = _stay(parse_json(await read_body(receive)))
+        async with Watch(receive, lifecycle.watches) as watch:
+            with watch.guard():
+                reservation = await pool.run(
+                    lambda: admin.begin_load(name, pinned=pinned, idle_ttl_s=idle_ttl_s), discard=abandon
+                )
+                async with held(reservation):
+                    entry = await pool.run(lambda: service.model(name))
+            await send_json(send, 200, entry)
+
+    async def unload(scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path_params"]["name"]
+        _stay(parse_json(await read_body(receive)))
+        async with Watch(receive, lifecycle.watches) as watch:
+            with watch.guard():
+                entry = await pool.run(lambda: service.model(name))
+                gone = admin.begin_unload(entry["id"])
+                try:
+                    async with asyncio.timeout(UNLOAD_TIMEOUT_S):
+                        await asyncio.wrap_future(gone)
+                except TimeoutError:
+                    raise ModelInUse(
+                        f"The model {entry['id']} is in use and stays. Try again later.", retry_after_s=5
+                    ) from None
+                entry = await pool.run(lambda: service.model(name))
+            await send_json(send, 200, entry)
+
+    return [
+        route("/v1/models/{name:path}/load", ["POST"], load),
+        route("/v1/models/{name:path}/unload", ["POST"], unload),
+    ]
+
+
+def _stay(body: Mapping[str, Any]) -> tuple[bool, float | None]:
+    """`pin` and `idle_ttl_s` of a body, both optional."""
+    unknown = sorted(set(body) - {"pin", "idle_ttl_s"})
+    if unknown:
+        raise InvalidRequest(
+            f"Unknown field {unknown[0][:64]!r}. Known: pin, idle_ttl_s.", param=unknown[0][:64]
+        )
+    pin, idle_ttl_s = body.get("pin", False), body.get("idle_ttl_s")
+    if not isinstance(pin, bool):
+        raise InvalidRequest("pin must be true or false.", param="pin")
+    if idle_ttl_s is not None and (
+        isinstance(idle_ttl_s, bool)
+        or not isinstance(idle_ttl_s, int | float)
+        or not (math.isfinite(idle_ttl_s) and idle_ttl_s > 0)
+    ):
+        raise InvalidRequest("idle_ttl_s must be a positive number of seconds, or null.", param="idle_ttl_s")
+    return pin, idle_ttl_s
