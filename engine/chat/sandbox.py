@@ -2,9 +2,11 @@
 
 This file is run as a script by `renderers`, with the folders of jinja2 and markupsafe as arguments; it imports nothing
 of basemlx. The sandbox keeps a template from reaching Python. The process keeps it from taking time and memory: it may
-be killed at any moment, and a timer of the kernel kills it should nobody else do so.
+be killed at any moment, and timers of the kernel kill it: one of its own computing time, so that a busy machine makes
+no template slower, and one of the clock should nobody else do so.
 
-    request:  length, template source (UTF-8); length, JSON {"variables": {…}, "limit_characters": n, "limit_s": s}
+    request:  length, template source (UTF-8); length, JSON {"variables": {…}, "limit_characters": n, "limit_s": s,
+              "wait_s": s}
     reply:    one byte, the outcome; length, the prompt or what went wrong (UTF-8)
 
 Lengths are four bytes, big-endian. A first reply, READY with no text, says that imports are done.
@@ -171,9 +173,11 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     frames = _frames(requests)
     for source in frames:
         request = json.loads(next(frames).decode("utf-8", "surrogatepass"))
-        signal.setitimer(signal.ITIMER_REAL, request["limit_s"])
+        signal.setitimer(signal.ITIMER_PROF, request["limit_s"])
+        signal.setitimer(signal.ITIMER_REAL, request["wait_s"])
         outcome, text = render(source.decode(), request["variables"], request["limit_characters"])
         reply(outcome, text)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 

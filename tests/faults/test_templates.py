@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from basemlx.engine.errors import BaseMLXError
-from tests.serving import LiveServer, ask, exchange, get, noise_engine, post
+from basemlx.engine.openai.service import OpenAIService
+from tests.serving import LiveServer, ask, chat_body, exchange, get, noise_engine, post
 
 TEMPLATES = {
     "fails": "{{ raise_exception('canary') }}",
@@ -66,9 +67,16 @@ def test_others_are_answered_while_a_template_runs_away(templated: LiveServer) -
         assert [runaway.result().status for runaway in runaways] == [400, 400]
 
 
-def test_a_template_that_is_none_is_found_when_the_model_is_loaded(
+def test_a_template_that_is_none_is_found_at_load_or_at_the_first_request(
     zoo: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = folder_with(TEMPLATES["is no template"], zoo("qwen3"), tmp_path / "none")
-    with noise_engine(zoo("qwen3"), warm_up=False) as noise, pytest.raises(BaseMLXError, match="template"):
-        noise.engine.load("none", folder=folder)
+    with noise_engine(zoo("qwen3"), warm_up=False) as noise:
+
+        def load_and_ask() -> None:
+            noise.engine.load("none", folder=folder)
+            OpenAIService(noise.engine).chat(chat_body(model="none"))
+
+        with pytest.raises(BaseMLXError, match="template"):
+            load_and_ask()
+        noise.check_idle()
