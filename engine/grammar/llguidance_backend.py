@@ -5,8 +5,10 @@ its work per step is bounded by fuel. Nothing here parses untrusted text for the
 before.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from basemlx.engine.errors import GenerationFailed, UnsupportedSchema
@@ -25,6 +27,9 @@ LIMITS: dict[str, Any] = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
+_TERMINAL = re.compile(r"[A-Z][A-Z0-9_]*: ")
+_MAX_TRIED = 40
+_TRIED_STEPS = 5
 _BYTES_PER_GRAMMAR_BYTE = 40
 """Measured, roughly: memory of a grammar and its lexer's states against the grammar's text."""
 
@@ -40,12 +45,37 @@ class LLGuidanceBackend:
         self.eos_token_ids = vocabulary.eos_token_ids
 
     def compile_lark(self, text: str) -> "LLGuidanceGrammar":
-        matcher = LLMatcher(
-            self._tokenizer, LLMatcher.grammar_from_lark(text), limits=LLParserLimits(**LIMITS), log_level=0
-        )
+        matcher = self.start(text)
         if matcher.is_error():
             raise UnsupportedSchema(first_line(matcher.get_error()))
-        return LLGuidanceGrammar(self, matcher, len(text))
+        self._try_hard_terminals(text)
+        return LLGuidanceGrammar(self, matcher, text)
+
+    def start(self, text: str) -> LLMatcher:
+        """A matcher with a lexer of its own."""
+        return LLMatcher(
+            self._tokenizer, LLMatcher.grammar_from_lark(text), limits=LLParserLimits(**LIMITS), log_level=0
+        )
+
+    def _try_hard_terminals(self, text: str) -> None:
+        """Intersections of several automata may be more than the lexer can hold, which shows only when a mask is filled
+        inside of one. So each is tried. Raises UnsupportedSchema."""
+        hard = [line for line in text.splitlines() if _is_hard_terminal(line)]
+        for line in hard[:_MAX_TRIED]:
+            _, _, expression = line.partition(": ")
+            matcher = self.start(f"start: T\nT: {expression}")
+            matcher.try_consume_tokens(self.greedy_tokens(b'"'))
+            for step in range(_TRIED_STEPS):
+                mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+                allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little"))
+                if matcher.is_error() or len(allowed) == 0 or matcher.is_stopped():
+                    break
+                matcher.consume_token(int(allowed[(7919 * step) % len(allowed)]))
+            if matcher.is_error() and "NoExtension" not in matcher.get_error():
+                reason = first_line(matcher.get_error())
+                raise UnsupportedSchema(
+                    f"A text that is asked for is too complex: {reason}.", keyword="pattern"
+                )
 
     def greedy_tokens(self, text: bytes) -> list[int]:
         """Ordinary tokens that spell `text`, longest first."""
@@ -53,23 +83,33 @@ class LLGuidanceBackend:
 
 
 class LLGuidanceGrammar:
-    def __init__(self, backend: LLGuidanceBackend, start: LLMatcher, text_bytes: int) -> None:
-        self._backend = backend
+    def __init__(self, backend: LLGuidanceBackend, start: LLMatcher, text: str) -> None:
+        self.backend = backend
         self._start = start
-        self.size_bytes = 4096 + _BYTES_PER_GRAMMAR_BYTE * text_bytes
+        self._text = text
+        self.size_bytes = 4096 + (_BYTES_PER_GRAMMAR_BYTE + 1) * len(text)
 
     def matcher(self) -> "LLGuidanceMatcher":
-        return LLGuidanceMatcher(self._backend, self._start.deep_copy())
+        return LLGuidanceMatcher(self, self._start.deep_copy())
+
+    def renewed(self, tokens: list[int]) -> LLMatcher:
+        """A matcher that has come as far as `tokens`, with a new lexer for all that follow. The states of one lexer are
+        shared and only ever become more."""
+        start = self.backend.start(self._text)
+        self._start = start.deep_copy()
+        start.consume_tokens(tokens)
+        return start
 
 
 class LLGuidanceMatcher:
     """See `backend.Matcher`. llguidance itself treats an end token as the start of an error; here it is remembered
     outside of it, so it can be taken back."""
 
-    def __init__(self, backend: LLGuidanceBackend, matcher: LLMatcher, is_terminated: bool = False) -> None:
-        self._backend = backend
+    def __init__(self, grammar: LLGuidanceGrammar, matcher: LLMatcher) -> None:
+        self._grammar = grammar
         self._matcher = matcher
-        self._is_terminated = is_terminated
+        self._tokens: list[int] = []
+        self._is_terminated = False
 
     @property
     def is_terminated(self) -> bool:
@@ -83,6 +123,9 @@ class LLGuidanceMatcher:
         if self._is_terminated:
             raise GenerationFailed("The grammar has ended; nothing can follow.")
         self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if self._matcher.is_error() and "lexer error" in self._matcher.get_error():
+            self._matcher = self._grammar.renewed(self._tokens)
+            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if self._matcher.is_error():
             raise GenerationFailed(f"The grammar engine gave up: {first_line(self._matcher.get_error())}")
         return True
@@ -90,13 +133,16 @@ class LLGuidanceMatcher:
     def accept(self, token_id: int) -> bool:
         if self._is_terminated:
             return False
-        if token_id in self._backend.eos_token_ids:
+        if token_id in self._grammar.backend.eos_token_ids:
             self._is_terminated = self.is_complete
             return self._is_terminated
         # A token that is refused would leave llguidance's matcher in an error for good, so it is asked first.
         if self._matcher.validate_tokens([token_id]) != 1:
             return False
-        return bool(self._matcher.consume_token(token_id))
+        if not self._matcher.consume_token(token_id):
+            return False
+        self._tokens.append(token_id)
+        return True
 
     def rollback(self, count: int) -> None:
         if count and self._is_terminated:
@@ -104,13 +150,17 @@ class LLGuidanceMatcher:
             count -= 1
         if count and not self._matcher.rollback(count):
             raise GenerationFailed("The grammar could not be taken back.")
+        if count:
+            del self._tokens[-count:]
 
     def fork(self) -> "LLGuidanceMatcher":
-        return LLGuidanceMatcher(self._backend, self._matcher.deep_copy(), self._is_terminated)
+        other = LLGuidanceMatcher(self._grammar, self._matcher.deep_copy())
+        other._tokens, other._is_terminated = self._tokens.copy(), self._is_terminated
+        return other
 
     def accepts_bytes(self, text: bytes) -> bool:
         other = self.fork()
-        tokens = self._backend.greedy_tokens(text)
+        tokens = self._grammar.backend.greedy_tokens(text)
         return all(other.accept(token_id) for token_id in tokens) and other.is_complete
 
 
@@ -137,6 +187,13 @@ def make_tokenizer(vocabulary: "Vocabulary") -> LLTokenizer:
         n_vocab=vocabulary.size,
         eos_token=sorted(vocabulary.eos_token_ids),
         slices=LLTokenizer.json_slices(),
+    )
+
+
+def _is_hard_terminal(line: str) -> bool:
+    """Of a grammar's text: whether the line is a terminal that intersects more than a string with one complement."""
+    return bool(_TERMINAL.match(line)) and (
+        line.count(" & ") > 1 or (" & " in line and "} & " in line) or "/ & /" in line
     )
 
 

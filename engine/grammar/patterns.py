@@ -171,11 +171,10 @@ def _category(name: str) -> Ranges:
         return ANY_CHAR.ranges
     if wanted == "ASCII":
         return ((0, 0x7F),)
-    found = [
-        (code, code)
-        for code in range(MAX_CODE_POINT + 1)
-        if unicodedata.category(chr(code)).startswith(wanted)
-    ]
+    # Beyond plane 3 all is of category C, but for variation selectors.
+    spans = [range(MAX_CODE_POINT + 1)] if wanted[:1] == "C" else [range(0x40000), range(0xE0000, 0xE1000)]
+    category = unicodedata.category
+    found = [(code, code) for span in spans for code in span if category(chr(code)).startswith(wanted)]
     if not found or len(wanted) > 2:
         raise UnsupportedPattern(f"the Unicode property {name[:40]!r}")
     return ranges_of(found)

@@ -75,7 +75,7 @@ def plan_schema(schema: object, limits: SchemaLimits = DEFAULT_LIMITS, prefix: s
     except RecursionError:
         raise too_large("is nested too deep") from None
     except (TooManyCases, TooCostly):
-        raise too_large("has too many alternatives in combination") from None
+        raise too_large("has too many alternatives in combination", "anyOf") from None
     if lark is not None and len(lark) > limits.max_grammar_bytes:
         raise too_large("becomes too large a grammar")
     return SchemaPlan(lark, tuple(expander.gaps), xgrammar=not xgrammar_gaps(checked))

@@ -42,7 +42,10 @@ def string_terminal(language: Language) -> str:
     An intersection is written outermost, over whole strings, and with one complement at most: in that form llguidance
     sees at once that most tokens of a vocabulary fit (0.1 ms a mask instead of 1.5).
     """
-    writer = _Writer(json=True, unicode_escapes=not _divides_finely(language))
+    parts = language.parts if isinstance(language, And) else (language,)
+    # Several automata side by side multiply: they do without the many states of \u spellings.
+    is_product = sum(not isinstance(part, Not) for part in parts) > 1
+    writer = _Writer(json=True, unicode_escapes=not is_product and not _divides_finely(language))
 
     def whole(part: Language) -> str:
         if _is_regular(part):
@@ -51,7 +54,6 @@ def string_terminal(language: Language) -> str:
 
     if not isinstance(language, And | Not):
         return whole(language)
-    parts = language.parts if isinstance(language, And) else (language,)
     expressions = [whole(part) for part in parts if not isinstance(part, Not)] or [whole(EVERYTHING)]
     excluded = [part.part for part in parts if isinstance(part, Not)]
     if excluded:

@@ -1,5 +1,6 @@
 """Both engines behind one interface: masks, end tokens, going back, control tokens."""
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -29,7 +30,12 @@ def vocabulary() -> Vocabulary:
     return Vocabulary.from_tokenizer_file(TOKENIZER, WIDE)
 
 
-@pytest.fixture(scope="module", params=["llguidance", "xgrammar"])
+needs_xgrammar = pytest.mark.skipif(
+    importlib.util.find_spec("xgrammar") is None, reason="xgrammar is not installed (extra: xgrammar)"
+)
+
+
+@pytest.fixture(scope="module", params=["llguidance", pytest.param("xgrammar", marks=needs_xgrammar)])
 def grammar(request: pytest.FixtureRequest, vocabulary: Vocabulary) -> CompiledGrammar:
     if request.param == "xgrammar":
         return XGrammarBackend(vocabulary).compile_json_schema(SCHEMA)
@@ -111,6 +117,7 @@ def test_a_refused_token_changes_nothing(grammar: CompiledGrammar, vocabulary: V
     assert allowed(matcher, vocabulary) == before
 
 
+@needs_xgrammar
 def test_xgrammar_is_imported_without_torch_and_leaves_no_stand_in() -> None:
     from basemlx.engine.grammar.xgrammar_import import xgrammar
 
@@ -120,6 +127,7 @@ def test_xgrammar_is_imported_without_torch_and_leaves_no_stand_in() -> None:
     assert type(sys.modules.get("transformers")).__name__ != "_StandIn"
 
 
+@needs_xgrammar
 def test_xgrammar_is_given_no_schema_that_it_would_not_enforce(vocabulary: Vocabulary) -> None:
     backend = XGrammarBackend(vocabulary)
     for schema in (
@@ -133,6 +141,7 @@ def test_xgrammar_is_given_no_schema_that_it_would_not_enforce(vocabulary: Vocab
             backend.compile_json_schema(schema)
 
 
+@needs_xgrammar
 def test_a_compiled_xgrammar_grammar_travels_between_processes(vocabulary: Vocabulary) -> None:
     backend = XGrammarBackend(vocabulary)
     again = backend.deserialized(backend.serialized(backend.compile_json_schema(SCHEMA)))
@@ -150,3 +159,16 @@ def test_a_vocabulary_without_end_token_is_refused(tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ModelCorrupt, match="ends a text"):
         Vocabulary.from_tokenizer_file(tmp_path / "tokenizer.json")
+
+
+def test_a_matcher_whose_lexer_is_replaced_stands_where_it_stood(vocabulary: Vocabulary) -> None:
+    lark = plan_schema(SCHEMA).lark
+    assert lark is not None
+    grammar = LLGuidanceBackend(vocabulary).compile_lark(lark)
+    matcher = grammar.matcher()
+    write(matcher, vocabulary, '{"name":"a')
+    before = allowed(matcher, vocabulary)
+    matcher._matcher = grammar.renewed(matcher._tokens)
+    assert allowed(matcher, vocabulary) == before
+    write(matcher, vocabulary, 'b"}')
+    assert matcher.is_complete

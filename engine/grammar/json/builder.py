@@ -15,7 +15,7 @@ from basemlx.engine.grammar.cases import (
     ObjectCase,
     StringCase,
 )
-from basemlx.engine.grammar.document import Place
+from basemlx.engine.grammar.document import SYNTHETIC, Place
 from basemlx.engine.grammar.expand import Expander
 from basemlx.engine.grammar.json import tokens
 from basemlx.engine.grammar.languages import EVERYTHING, And, Language, Not, Words, alt
@@ -38,6 +38,7 @@ class Builder:
         self._names: dict[frozenset[tuple[Place, bool]], str] = {}
         self._waiting: list[tuple[str, Goal]] = []
         self._fresh = 0
+        self._keyword, self._pointer = "$ref", ""  # where the rules being written come from
 
     def build(self, goal: Goal) -> RuleSet | None:
         """The grammar of the values that satisfy `goal`; None if there are none."""
@@ -66,7 +67,9 @@ class Builder:
     def add(self, name: str, productions: list[Production]) -> Rule:
         self._rules.productions[name] = productions
         if len(self._rules.productions) > self._limits.max_rules:
-            raise too_large(f"needs more than {self._limits.max_rules} grammar rules")
+            raise too_large(
+                f"needs more than {self._limits.max_rules} grammar rules", self._keyword, self._pointer
+            )
         return Rule(name)
 
     def add_parametric(self, name: str, productions: list[Production]) -> Rule:
@@ -81,6 +84,8 @@ class Builder:
         productions: list[Production] = []
         scalars: list[Terminal] = []
         place = goal[0][0]
+        self._pointer, _, _ = place.pointer.partition(SYNTHETIC)
+        self._keyword = self._pointer.rpartition("/")[2] or "$ref"
         for case in self.expander.goal_cases(goal, "null"):
             assert isinstance(case, NullCase)
             scalars.append(Terminal('"null"'))
