@@ -19,7 +19,7 @@ State = Literal["open", "closed", "allowed"]
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStyle:
-    """How a model marks its reasoning. `ends_like_prompts`: every prompt ends as reasoning does, so that says nothing."""
+    """How a model marks its reasoning. `ends_like_prompts`: prompts end as reasoning does, so that says nothing."""
 
     start: str = START
     end: str = END

@@ -10,7 +10,7 @@ from basemlx.engine.chat.reasoning import ReasoningStyle, State, reasoning_state
 from basemlx.engine.chat.template import ChatTemplate
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.chat.turn import Ask, ToolChoice, read_tool_choice, turn_parser, turn_structure
-from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
+from basemlx.engine.errors import InvalidRequest, UnsupportedParameter, UnsupportedSchema
 from tests.chat.wire import BUILT_IN, TEMPLATES, counter, cuts, read, values
 
 TOOLS = (Tool("f"), Tool("g"))
@@ -141,7 +141,7 @@ def test_released_templates_leave_reasoning_as_their_prompts_say() -> None:
         "google-gemma-4-31B-it": ("<|channel>thought\n", "closed", "allowed"),
         "openai-gpt-oss-120b": ("<|channel|>analysis<|message|>", "allowed", "allowed"),
         "ByteDance-Seed-OSS": ("<seed:think>", "allowed", "allowed"),
-        "CohereForAI-c4ai-command-r7b-12-2024-tool_use": ("<|START_THINKING|>", "closed", "closed"),
+        "CohereForAI-c4ai-command-r7b-12-2024-tool_use": ("<|START_THINKING|>", "closed", "allowed"),
     }
     by_name = {path.stem: path for path in TEMPLATES}
     for name, (start, without, with_thinking) in expected.items():
@@ -158,3 +158,35 @@ def test_released_templates_leave_reasoning_as_their_prompts_say() -> None:
     for path in TEMPLATES:
         form = format_of(path.read_text())
         assert form is None or form.name != "hermes" or "<tool_call>" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["qwen-xml", "glm-4.7", "deepseek-v3.2", "lfm2", "gemma4"])
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "^x"}}}, "pattern"),
+        ({"properties": {"a <b>": {"type": "string"}}}, "properties"),
+        ({"additionalProperties": {"type": "integer"}}, "additionalProperties"),
+        ({"properties": {"a": {"type": "string"}}, "anyOf": [{"required": ["a"]}]}, "anyOf"),
+    ],
+)
+def test_what_a_format_cannot_say_is_refused_where_it_is_strict_and_let_be_where_not(
+    name: str, schema: dict[str, Any], keyword: str
+) -> None:
+    relaxed = Ask((Tool("f", {"type": "object", **schema}),))
+    turn_structure(relaxed, format_named(name))
+    strict = Ask((Tool("f", {"type": "object", **schema}, strict=True, pointer="/tools/0"),))
+    if (name, keyword) == ("lfm2", "pattern"):
+        turn_structure(strict, format_named(name))  # strings are JSON's there
+        return
+    with pytest.raises(UnsupportedSchema) as refusal:
+        turn_structure(strict, format_named(name))
+    assert refusal.value.keyword == keyword
+    assert str(refusal.value.pointer).startswith("/tools/0")
+
+
+def test_a_required_parameter_that_a_format_cannot_name_is_refused_in_any_case() -> None:
+    tool = Tool("f", {"type": "object", "properties": {"a>b": {}}, "required": ["a>b"]})
+    turn_structure(Ask((tool,)), format_named("hermes"))
+    with pytest.raises(UnsupportedSchema):
+        turn_structure(Ask((tool,)), format_named("qwen-xml"))

@@ -88,10 +88,11 @@ class Case:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the arguments follow the functions' own schemas, which a few of BFCL's answers do not."""
+        """Whether the arguments are declared and follow the function's own schema: not all of BFCL's are and do."""
         schemas = {tool.name: tool.schema for tool in self.tools}
         return all(
-            jsonschema.Draft202012Validator(schemas[call.name]).is_valid(dict(call.arguments))
+            set(call.arguments) <= set(schemas[call.name].get("properties", {}))
+            and jsonschema.Draft202012Validator(schemas[call.name]).is_valid(dict(call.arguments))
             for call in self.calls
         )
 

@@ -4,11 +4,13 @@ A parameter that may only be a string is text up to its end marker; any other is
 arguments as a whole, or about a string's form, cannot be said this way: refused where the tool is strict.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from basemlx.engine.chat.formats.literals import resolved, types_of
+from basemlx.engine.chat.formats.base import json_text, raw_text
+from basemlx.engine.chat.formats.literals import resolved, typed, types_of
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.errors import UnsupportedSchema
 from basemlx.engine.grammar.structure import Json, Node, Regex, Until, either, optional, seq
@@ -16,12 +18,15 @@ from basemlx.engine.grammar.structure import Json, Node, Regex, Until, either, o
 NAME = Regex("[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """Of a parameter that no schema declares."""
 
+PLAIN_NAME = re.compile(r"[^\s<>\"]([^<>\"\n]*[^\s<>\"])?")
+"""What stands in a tag, white space around it not counted."""
+
 _WHOLE = (
     "allOf", "anyOf", "const", "dependencies", "dependentRequired", "dependentSchemas", "else", "enum", "if",
     "maxProperties", "minProperties", "not", "oneOf", "patternProperties", "propertyNames", "then",
     "unevaluatedProperties",
 )  # fmt: skip
-_STRING_FORM = ("format", "maxLength", "minLength", "pattern", "allOf", "not", "if", "$ref")
+_STRING_FORM = ("const", "enum", "format", "maxLength", "minLength", "pattern", "allOf", "not", "if", "$ref")
 _SIMPLE = frozenset(
     {"type", "title", "description", "default", "examples", "anyOf", "deprecated", "$comment"}
 )
@@ -39,8 +44,9 @@ class Parameter:
     types: frozenset[str]
 
 
-def parameters(tool: Tool) -> list[Parameter] | None:
-    """The declared parameters in their order; None if there are none and any is allowed. Raises UnsupportedSchema."""
+def parameters(tool: Tool, names: re.Pattern[str] = PLAIN_NAME) -> list[Parameter] | None:
+    """The declared parameters in their order; None if there are none and any is allowed. `names` is how the format can
+    write one; a parameter with another is left out if it may be. Raises UnsupportedSchema."""
     root: Any = tool.schema
     top = resolved(root["$ref"], root) if isinstance(root.get("$ref"), str) else root
     if not isinstance(top, Mapping):
@@ -55,7 +61,12 @@ def parameters(tool: Tool) -> list[Parameter] | None:
     required = [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
     properties |= {name: {} for name in required if name not in properties}
     if not properties and top.get("additionalProperties") is not False:
+        if tool.strict and top.get("additionalProperties") not in (None, True, {}):
+            raise _unsupported(tool, "additionalProperties", "/additionalProperties")
         return None
+    for name in properties:
+        if not names.fullmatch(name) and (tool.strict or name in required):
+            raise _unsupported(tool, "properties", f"/properties/{_escaped(name)}")
     return [
         Parameter(
             name=name,
@@ -66,28 +77,35 @@ def parameters(tool: Tool) -> list[Parameter] | None:
             types=types_of(schema, root),
         )
         for name, schema in properties.items()
-        if schema is not False
+        if schema is not False and names.fullmatch(name)
     ]
 
 
 def raw_value(parameter: Parameter, end: str, excluding: str = "") -> Node:
     """A value without quotes, and its end marker. `excluding`: the part of `end` that a string must not hold."""
-    text = Until(end, (excluding,) if excluding else ())
+    free = Until(end, (excluding,) if excluding else ())
     schema = parameter.schema
     if "string" not in parameter.types:
         return seq(Json(schema, parameter.strict, parameter.pointer), end)
     values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list | tuple) and all(isinstance(value, str) for value in values):
-        fitting = [value for value in values if (excluding or end) not in value]
+    if isinstance(values, list | tuple):
+        fitting = [text for value in values if (text := _as_text(value, parameter.types)) is not None]
+        fitting = [text for text in fitting if (excluding or end) not in text]
         if fitting:
-            return either(*(seq(value, end) for value in fitting))
+            return either(*(seq(text, end) for text in fitting))
     if parameter.strict:
         for keyword in _STRING_FORM:
             if keyword in schema:
                 raise refusal(keyword, f"{parameter.pointer}/{keyword}")
         if parameter.types != {"string"} and not _is_simple(schema):
             raise refusal("type", parameter.pointer)
-    return text
+    return free
+
+
+def _as_text(value: Any, types: frozenset[str]) -> str | None:
+    """How a value is written without quotes; None if it would be read back as another."""
+    text = raw_text(value)
+    return text if typed(text, types) == json_text(value) else None
 
 
 def in_order(tool: Tool, write: Callable[[Parameter], Node], any_parameter: Node) -> Node:

@@ -14,12 +14,16 @@ from basemlx.engine.grammar.structure import Json, Node, Regex, Repeat, Until, e
 
 _NAME = re.compile(r"[^{}\s:<]*")
 _KEY = re.compile(r"[^:,{}<\s]*")
+_WRITTEN = re.compile(r"[^:,{}\[\]<>\"'\s]+")
 _ANY_KEY = Regex("[A-Za-z_][A-Za-z0-9_]{0,63}")
 _FORM = (
     "format", "maxLength", "minLength", "pattern", "uniqueItems", "contains", "allOf", "not", "if", "patternProperties",
     "propertyNames", "minProperties", "maxProperties", "dependentRequired", "dependentSchemas", "prefixItems",
 )  # fmt: skip
 _MAX_DEPTH = 8
+_BESIDE_ANY_OF = frozenset(
+    {"anyOf", "title", "description", "default", "examples", "$comment", "$defs", "definitions"}
+)
 _NUMERIC = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 
 
@@ -94,7 +98,7 @@ class Gemma4(Format):
         return CallGrammar(self.start, Repeat(call, 1, None if parallel else 1, separator=seq(self.start)))
 
     def _arguments(self, tool: Tool) -> Node:
-        declared = parameters(tool)
+        declared = parameters(tool, _WRITTEN)
         if declared is None:
             return self._pairs(_ANY_KEY, self._any(2))
         root = tool.schema
@@ -134,6 +138,8 @@ class Gemma4(Format):
                 if keyword in schema:
                     raise refusal(keyword, within.pointer)
         for keyword in ("anyOf", "oneOf"):
+            if within.strict and keyword in schema and (keyword == "oneOf" or set(schema) - _BESIDE_ANY_OF):
+                raise refusal(keyword, within.pointer)
             if isinstance(options := schema.get(keyword), list | tuple) and options:
                 return either(*(self._value(option, within, root, depth + 1) for option in options))
         values = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -164,6 +170,13 @@ class Gemma4(Format):
             listed: Node = Repeat(item, max(low, 1), high, separator=seq(","))
             return seq("[", listed if low else optional(listed), "]")
         properties, required = schema.get("properties") or {}, schema.get("required") or ()
+        if within.strict and (
+            set(required) - set(properties) or isinstance(schema.get("additionalProperties"), dict)
+        ):
+            raise refusal(
+                "required" if set(required) - set(properties) else "additionalProperties", within.pointer
+            )
+        properties = {key: part for key, part in properties.items() if _WRITTEN.fullmatch(key)}
         if not properties and schema.get("additionalProperties") is not False:
             return seq("{", self._pairs(_ANY_KEY, self._any(1)), "}")
         pairs: list[tuple[Node, bool]] = [

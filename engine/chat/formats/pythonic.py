@@ -13,6 +13,7 @@ from basemlx.engine.chat.tools import Call, Tool
 from basemlx.engine.grammar.structure import Json, Node, Regex, Repeat, either, optional, seq
 
 _NAME = re.compile(r"[\w.-]*")
+_WRITTEN = re.compile(r"[A-Za-z_]\w*")
 _WORDS = {"boolean": ("True", "False"), "null": ("None",)}
 
 
@@ -133,7 +134,7 @@ def _python(value: Any) -> str:
 
 
 def _keywords(tool: Tool) -> Node:
-    declared = parameters(tool)
+    declared = parameters(tool, _WRITTEN)
     if declared is None:
         name = Regex("[A-Za-z_][A-Za-z0-9_]{0,63}")
         return optional(Repeat(seq(name, "=", Json({})), 1, None, separator=seq(", ")))
