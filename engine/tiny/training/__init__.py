@@ -1,1 +1,1 @@
-"""How the built-in model is made: text from a generator, a tokenizer, training, export and evaluation. See README.md."""
+"""How the built-in model is made: a text generator, a tokenizer, training, export and evaluation. See README.md."""

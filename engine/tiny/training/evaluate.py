@@ -4,7 +4,7 @@ Rows are those of `cases`, on names and values that training never made; every o
 sixth row says how often the thoughts were as asked, over all cases. Then come the prompts of `prompts`, in both modes.
 Exits with 1 if a row is below its bar or a prompt is not answered sensibly.
 
-    python -m basemlx.engine.tiny.training.evaluate [--cases 500] [--row calls --row json] [--model FOLDER] [--json FILE]
+    python -m basemlx.engine.tiny.training.evaluate [--cases 500] [--row calls] [--model FOLDER] [--json FILE]
 """
 
 import argparse
@@ -108,7 +108,12 @@ def measured(writer: Writer, rows: Sequence[str], cases: int, progress: bool = F
         ):
             _count(found, row, sample, written)
             if progress:
-                print(f"\r{row}: {number}/{cases}, {found[row].right} right ", end="", file=sys.stderr, flush=True)
+                print(
+                    f"\r{row}: {number}/{cases}, {found[row].right} right ",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
         if progress:
             print(file=sys.stderr)
     return found
@@ -143,11 +148,12 @@ class Asked:
         return self.sensible and not self.repeats
 
 
-def asked(writer: Writer) -> list[Asked]:
-    """The named prompts in both modes, 300 tokens each at most."""
-    wanted = [(prompt, thinking) for thinking in (False, True) for prompt in PROMPTS]
+def asked(writer: Writer, modes: Sequence[bool] = (False, True)) -> list[Asked]:
+    """The named prompts with thinking off and on, 300 tokens each at most."""
+    wanted = [(prompt, thinking) for thinking in modes for prompt in PROMPTS]
     texts = [
-        render_prompt([{"role": "user", "content": prompt.text}], prompt.tools, thinking) for prompt, thinking in wanted
+        render_prompt([{"role": "user", "content": prompt.text}], prompt.tools, thinking)
+        for prompt, thinking in wanted
     ]
     results: list[Asked] = []
     for (prompt, thinking), written in zip(wanted, writer.answers(texts, longest=300), strict=True):
@@ -178,7 +184,9 @@ def _example(what: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluate the built-in model.")
     parser.add_argument("--cases", type=int, default=500, help="cases a row")
-    parser.add_argument("--row", action="append", choices=list(ROWS), help="only this row; may be given again")
+    parser.add_argument(
+        "--row", action="append", choices=list(ROWS), help="only this row; may be given again"
+    )
     parser.add_argument("--model", type=Path, default=MODEL_DIR)
     parser.add_argument("--examples", type=int, default=3, help="wrong answers of each row to show")
     parser.add_argument("--json", type=Path, help="where to save everything that was wrong, and the table")
@@ -207,11 +215,16 @@ def main() -> int:
                 for name, row in found.items()
             },
             "prompts": [
-                {"prompt": one.prompt, "thinking": one.thinking, "written": one.written, "ok": one.ok} for one in answers
+                {"prompt": one.prompt, "thinking": one.thinking, "written": one.written, "ok": one.ok}
+                for one in answers
             ],
         }
         options.json.write_text(json.dumps(saved, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    return 0 if all(row.share >= BARS[name] for name, row in found.items()) and all(one.ok for one in answers) else 1
+    return (
+        0
+        if all(row.share >= BARS[name] for name, row in found.items()) and all(one.ok for one in answers)
+        else 1
+    )
 
 
 if __name__ == "__main__":

@@ -14,15 +14,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
+from basemlx.engine.runtime import mx
 from basemlx.engine.tiny import MODEL_DIR
 from basemlx.engine.tiny.training.architecture import config, parameter_shapes
 from basemlx.engine.tiny.training.quantisation import Floats, quantise
-from basemlx.engine.tiny.training.tokenizer import END_OF_TEXT, END_OF_TURN
+from basemlx.engine.tiny.training.tokenizer import END_OF_TEXT, END_OF_TURN, id_of
 
 
 def read_weights(files: Sequence[Path]) -> dict[str, Floats]:
@@ -56,7 +56,7 @@ def quantised(weights: Mapping[str, Floats]) -> dict[str, mx.array]:
 
 def export(weights: Mapping[str, Floats], tokenizer_folder: Path, folder: Path = MODEL_DIR) -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    end_of_turn, end_of_text = tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id(END_OF_TEXT)
+    end_of_turn, end_of_text = id_of(tokenizer, END_OF_TURN), id_of(tokenizer, END_OF_TEXT)
     generation = {
         "bos_token_id": end_of_text,
         "do_sample": False,
@@ -64,11 +64,11 @@ def export(weights: Mapping[str, Floats], tokenizer_folder: Path, folder: Path =
         "pad_token_id": end_of_text,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        fresh = Path(name)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        fresh = Path(temporary)
         mx.save_safetensors(str(fresh / "model.safetensors"), quantised(weights), metadata={"format": "mlx"})
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(tokenizer_folder / file, fresh / file)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(tokenizer_folder / name, fresh / name)
         described = config(end_of_turn, end_of_text)
         (fresh / "config.json").write_text(json.dumps(described, indent=2) + "\n", "utf-8")
         (fresh / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", "utf-8")

@@ -51,7 +51,9 @@ def is_right(answer: Answer, sample: Sample) -> bool:
     """Whether the answer does what the case asks, whatever was thought before it."""
     wanted = sample.turns[-1]
     if wanted.calls:
-        return not answer.text and _same_calls(answer.calls, [(call.name, call.arguments) for call in wanted.calls])
+        return not answer.text and _same_calls(
+            answer.calls, [(call.name, call.arguments) for call in wanted.calls]
+        )
     if answer.calls:
         return False
     if sample.task == "json":

@@ -27,13 +27,17 @@ def orthogonal(updates: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon:
-    def __init__(self, matrices: Iterable[nn.Parameter], rate: float, momentum: float = 0.95, decay: float = 0.01) -> None:
+    def __init__(
+        self, matrices: Iterable[nn.Parameter], rate: float, momentum: float = 0.95, decay: float = 0.01
+    ) -> None:
         self.rate, self.momentum, self.decay = rate, momentum, decay
         groups: dict[torch.Size, list[nn.Parameter]] = {}
         for matrix in matrices:
             groups.setdefault(matrix.shape, []).append(matrix)
         self.groups = list(groups.values())
-        self.speeds = [torch.zeros(len(group), *group[0].shape, device=group[0].device) for group in self.groups]
+        self.speeds = [
+            torch.zeros(len(group), *group[0].shape, device=group[0].device) for group in self.groups
+        ]
         self._orthogonal = orthogonal
 
     def compile(self) -> None:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from basemlx.engine.tiny.training.data.dialogue import Sample
 from basemlx.engine.tiny.training.data.mixture import samples
-from basemlx.engine.tiny.training.tokenizer import END_OF_TEXT, END_OF_TURN, START_OF_TURN
+from basemlx.engine.tiny.training.tokenizer import END_OF_TEXT, END_OF_TURN, START_OF_TURN, id_of
 
 Tokens = NDArray[np.uint16]
 Counted = NDArray[np.bool_]
@@ -27,8 +27,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-        self.end_of_turn = tokenizer.token_to_id(END_OF_TURN)
+        self.end_of_text = id_of(tokenizer, END_OF_TEXT)
+        self.end_of_turn = id_of(tokenizer, END_OF_TURN)
         self.opening: list[int] = tokenizer.encode(f"{START_OF_TURN}assistant\n").ids
 
     def encode(self, sample: Sample) -> tuple[list[int], list[bool]]:
@@ -61,8 +61,10 @@ class Encoder:
             at += 1
 
 
-def sequences(encoder: Encoder, seed: int, length: int, long_share: float = 0.0) -> Iterator[tuple[Tokens, Counted]]:
-    """Endless: `length` tokens and, for each, whether the loss counts predicting it. Rests are filled with end-of-text."""
+def sequences(
+    encoder: Encoder, seed: int, length: int, long_share: float = 0.0
+) -> Iterator[tuple[Tokens, Counted]]:
+    """Endless: `length` tokens and, for each, whether the loss counts predicting it. End-of-text fills what is left."""
     source = samples(seed, long_share=long_share)
     waiting: list[tuple[list[int], list[bool]]] = []
     while True:

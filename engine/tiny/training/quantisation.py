@@ -1,8 +1,8 @@
 """4-bit affine quantisation in groups of 64, to the last bit as the exported file holds it.
 
-A group's 64 weights become 4-bit numbers q with one scale s and one bias b: w is about s * q + b. The scale is chosen as
-MLX chooses it (the end of the range that is farther from zero is hit exactly), then s and b are rounded to bfloat16 and
-q is computed from the rounded ones. The trainers imitate this during training; the export packs it. numpy only.
+A group's 64 weights become 4-bit numbers q with one scale s and one bias b: w is about s * q + b. The scale is chosen
+as MLX chooses it (the end of the range that is farther from zero is hit exactly), then s and b are rounded to bfloat16
+and q is computed from the rounded ones. The trainers imitate this during training; the export packs it. numpy only.
 """
 
 import numpy as np
@@ -46,4 +46,5 @@ def dequantise(packed: NDArray[np.uint32], scale: Floats, bias: Floats) -> Float
     shifts = np.arange(32 // BITS, dtype=np.uint32) * BITS
     numbers = (packed[..., None] >> shifts) & LEVELS
     groups = numbers.reshape(*scale.shape, GROUP_SIZE).astype(np.float32)
-    return (groups * scale[..., None] + bias[..., None]).reshape(packed.shape[0], -1)
+    weights: Floats = (groups * scale[..., None] + bias[..., None]).reshape(packed.shape[0], -1)
+    return weights

@@ -23,8 +23,9 @@ START_OF_TURN = "<|im_start|>"
 END_OF_TURN = "<|im_end|>"
 # Qwen3's control tokens in Qwen3's order; the special ones are those that decoding may skip.
 SPECIAL_TOKENS = (
-    END_OF_TEXT, START_OF_TURN, END_OF_TURN, "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>",
-    "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+    END_OF_TEXT, START_OF_TURN, END_OF_TURN, "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 MARKUP_TOKENS = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>",
@@ -42,6 +43,14 @@ WORDS = (
 )
 
 
+def id_of(tokenizer: Tokenizer, content: str) -> int:
+    """A control token's id. Raises ValueError for a tokenizer without it."""
+    number = tokenizer.token_to_id(content)
+    if number is None:
+        raise ValueError(f"the tokenizer has no token {content}")
+    return number
+
+
 def corpus(seed: int, count: int) -> Iterator[str]:
     """Texts of the generator without control tokens, which BPE must not merge."""
     for number, sample in enumerate(samples(seed)):
@@ -55,11 +64,13 @@ def corpus(seed: int, count: int) -> Iterator[str]:
 
 def train(seed: int = 11, count: int = 30_000) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=SHAPE.vocab_size - len(CONTROL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -12,12 +12,8 @@ writing the weights, float32, in files below 16 MB, and by measuring the table's
 import argparse
 import json
 import multiprocessing
-import os
-import queue
-import random
 import time
 from dataclasses import dataclass
-from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
@@ -29,81 +25,23 @@ from torch import Tensor
 
 from basemlx.engine.tiny.training.architecture import SHAPE
 from basemlx.engine.tiny.training.cases import ROWS, case
-from basemlx.engine.tiny.training.muon import Muon
-from basemlx.engine.tiny.training.packing import Encoder, sequences
+from basemlx.engine.tiny.training.muon_torch import Muon
+from basemlx.engine.tiny.training.packing import Encoder
+from basemlx.engine.tiny.training.supply import Supply
 from basemlx.engine.tiny.training.transformer_torch import Transformer, layer_output
 
-Chunk = tuple[NDArray[np.uint16], NDArray[np.bool_]]
-
-_CHUNK = 16  # sequences that a worker hands over at once
-_MOST_USES = 3
 _FILE_BYTES = 15_000_000
 
 
-def produce(out: "Queue[Chunk]", tokenizer: str, seed: int, length: int, long_share: float) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    source = sequences(Encoder(Tokenizer.from_file(tokenizer)), seed, length, long_share)
-    while True:
-        made = [next(source) for _ in range(_CHUNK)]
-        out.put((np.stack([tokens for tokens, _ in made]), np.stack([counted for _, counted in made])))
-
-
-class Supply:
-    """Batches from the workers; when none is ready, from what came before, each chunk a few times at most."""
-
-    def __init__(self, tokenizer: str, seed: int, length: int, long_share: float, workers: int) -> None:
-        context = multiprocessing.get_context("fork")
-        self.queue: Queue[Chunk] = context.Queue(256)
-        self.used_again = 0
-        self.waited_s = 0.0
-        self._old: list[tuple[Chunk, int]] = []
-        self._random = random.Random(seed)
-        self.processes = [
-            context.Process(
-                target=produce, args=(self.queue, tokenizer, seed * 1000 + number, length, long_share), daemon=True
-            )
-            for number in range(workers)
-        ]
-        for process in self.processes:
-            process.start()
-
-    def _chunk(self) -> Chunk:
-        try:
-            chunk = self.queue.get_nowait()
-        except queue.Empty:
-            if len(self._old) > 200:
-                at = self._random.randrange(len(self._old))
-                chunk, uses = self._old[at]
-                self.used_again += 1
-                if uses + 1 >= _MOST_USES:
-                    self._old[at] = self._old[-1]
-                    self._old.pop()
-                else:
-                    self._old[at] = (chunk, uses + 1)
-                return chunk
-            start = time.monotonic()
-            chunk = self.queue.get()
-            self.waited_s += time.monotonic() - start
-        self._old.append((chunk, 1))
-        if len(self._old) > 2000:
-            self._old.pop(self._random.randrange(len(self._old)))
-        return chunk
-
-    def batch(self, sequences_wanted: int, device: str) -> tuple[Tensor, Tensor]:
-        """Tokens and labels [B, T - 1] on the device."""
-        chunks = [self._chunk() for _ in range(max(1, sequences_wanted // _CHUNK))]
-        tokens = torch.from_numpy(np.concatenate([chunk[0] for chunk in chunks])[:sequences_wanted].astype(np.int32))
-        counted = torch.from_numpy(np.concatenate([chunk[1] for chunk in chunks])[:sequences_wanted])
-        if device == "cuda":
-            tokens, counted = tokens.pin_memory(), counted.pin_memory()
-        tokens, counted = tokens.to(device, non_blocking=True).long(), counted.to(device, non_blocking=True)
-        labels = tokens.roll(-1, 1).masked_fill(~counted.roll(-1, 1), -100)
-        labels[:, -1] = -100
-        return tokens, labels
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.terminate()
+def on_device(tokens: NDArray[np.uint16], counted: NDArray[np.bool_], device: str) -> tuple[Tensor, Tensor]:
+    """Tokens and labels, [B, T]: a label is the next token where the loss counts it, else -100."""
+    ids, marks = torch.from_numpy(tokens.astype(np.int32)), torch.from_numpy(counted)
+    if device == "cuda":
+        ids, marks = ids.pin_memory(), marks.pin_memory()
+    ids, marks = ids.to(device, non_blocking=True).long(), marks.to(device, non_blocking=True)
+    labels = ids.roll(-1, 1).masked_fill(~marks.roll(-1, 1), -100)
+    labels[:, -1] = -100
+    return ids, labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +123,15 @@ def main() -> None:
     parser.add_argument("--matrix-rate", type=float, default=0.025)
     parser.add_argument("--vector-rate", type=float, default=0.003)
     parser.add_argument("--checkpoint", type=Path, help="goes on from here if it exists; written at the end")
-    parser.add_argument("--start", type=Path, nargs="+", help="weights to start from, as an earlier run wrote them")
+    parser.add_argument(
+        "--start", type=Path, nargs="+", help="weights to start from, as an earlier run wrote them"
+    )
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch-tokens", type=int, default=131_072)
     parser.add_argument("--long-share", type=float, default=0.02)
-    parser.add_argument("--imitate-from", type=float, default=2.0, help="share of the run after which 4 bits are imitated")
+    parser.add_argument(
+        "--imitate-from", type=float, default=2.0, help="share of the run after which 4 bits are imitated"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--cases", type=int, default=256)
@@ -197,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
 
     file = str(options.tokenizer / "tokenizer.json")
-    supply = Supply(file, options.seed, options.length, options.long_share, options.workers)
+    supply = Supply(file, options.seed, options.length, options.long_share, options.workers, "fork")
     encoder = Encoder(Tokenizer.from_file(file))
     pool = multiprocessing.get_context("fork").Pool(2)  # before CUDA starts: its state must not be forked
     jobs = [(file, row, thinking, options.cases) for row in ROWS for thinking in (False, True)]
@@ -205,10 +147,14 @@ def main() -> None:
     torch.manual_seed(options.seed)
     torch.set_float32_matmul_precision("high")
     model = Transformer(SHAPE).to(options.device)
-    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
+    matrices = [
+        weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name
+    ]
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
     muon = Muon(matrices, options.matrix_rate)
-    adam = torch.optim.AdamW(others, lr=options.vector_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=options.device == "cuda")
+    adam = torch.optim.AdamW(
+        others, lr=options.vector_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=options.device == "cuda"
+    )
     warm_steps, done_steps = 200, 0
     if options.start:
         found = {name: weight for file in options.start for name, weight in load_file(str(file)).items()}
@@ -230,7 +176,7 @@ def main() -> None:
     begin = last = time.monotonic()
     started = False
     step, lost, tokens_seen = 0, torch.zeros((), device=options.device), 0
-    batch = supply.batch(rows, options.device)
+    batch = on_device(*supply.batch(rows), options.device)
     while True:
         now = time.monotonic()
         share = (now - begin) / options.seconds
@@ -241,7 +187,7 @@ def main() -> None:
         imitate = share >= options.imitate_from
         loss = model.loss(*batch, imitate)
         loss.backward()  # type: ignore[no-untyped-call]
-        batch = supply.batch(rows, options.device)
+        batch = on_device(*supply.batch(rows), options.device)
         torch.nn.utils.clip_grad_norm_(others, 1.0, foreach=True)
         muon.step(factor)
         for group in adam.param_groups:
@@ -261,22 +207,30 @@ def main() -> None:
             lost.zero_()
             passed = time.monotonic() - last
             last = time.monotonic()
+            rate = 200 * options.batch_tokens / passed / 1e6
             print(
-                f"step {done_steps + step} loss {mean:.4f} factor {factor:.3f} {200 * options.batch_tokens / passed / 1e6:.2f} M tok/s"
-                f" waited {supply.waited_s:.1f} s again {supply.used_again} 4bit {imitate}",
+                f"step {done_steps + step} loss {mean:.4f} factor {factor:.3f} {rate:.2f} M tok/s "
+                f"waited {supply.waited_s:.1f} s again {supply.used_again} 4bit {imitate}",
                 flush=True,
             )
     supply.close()
     if options.checkpoint:
         options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.speeds, "steps": done_steps + step}
+        state = {
+            "model": model.state_dict(),
+            "adam": adam.state_dict(),
+            "muon": muon.speeds,
+            "steps": done_steps + step,
+        }
         torch.save(state, options.checkpoint)
     save_weights(model, options.out)
     print(f"{step} steps, {tokens_seen / 1e6:.0f} M tokens, {time.monotonic() - begin:.0f} s", flush=True)
     model.run_layer = layer_output  # sizes differ from batch to batch here: no compilation
     shares, wrong = measure(model, encoder.tokenizer, options.device, prepared.get())
     print(json.dumps(shares), flush=True)
-    (options.out / "measured.json").write_text(json.dumps({"shares": shares, "wrong": wrong}, ensure_ascii=False, indent=1))
+    (options.out / "measured.json").write_text(
+        json.dumps({"shares": shares, "wrong": wrong}, ensure_ascii=False, indent=1)
+    )
 
 
 if __name__ == "__main__":

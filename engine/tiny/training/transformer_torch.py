@@ -90,14 +90,21 @@ class Layer(nn.Module):
         """In the order that `layer_output` takes them."""
         attention, mlp = self.self_attn, self.mlp
         modules = (
-            self.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, attention.q_norm,
-            attention.k_norm, self.post_attention_layernorm, mlp.gate_proj, mlp.up_proj, mlp.down_proj,
+            self.input_layernorm, attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj,
+            attention.q_norm, attention.k_norm, self.post_attention_layernorm, mlp.gate_proj, mlp.up_proj,
+            mlp.down_proj,
         )  # fmt: skip
         return tuple(module.weight for module in modules)
 
 
 def layer_output(
-    x: Tensor, weights: tuple[Tensor, ...], cosine: Tensor, sine: Tensor, head_dim: int, epsilon: float, imitate: bool
+    x: Tensor,
+    weights: tuple[Tensor, ...],
+    cosine: Tensor,
+    sine: Tensor,
+    head_dim: int,
+    epsilon: float,
+    imitate: bool,
 ) -> Tensor:
     """One layer. x: [B, T, hidden] bfloat16. A plain function, so that one compilation serves every layer."""
     norm_in, q_proj, k_proj, v_proj, o_proj, q_norm, k_norm, norm_mlp, gate_proj, up_proj, down_proj = weights
@@ -145,7 +152,7 @@ class Transformer(nn.Module):
         self.shape = shape
         self.model = Body(shape)
         half = torch.arange(0, shape.head_dim, 2) / shape.head_dim
-        angles = torch.arange(shape.context_tokens)[:, None] / shape.rope_base**half[None, :]
+        angles = torch.arange(shape.context_tokens)[:, None] / shape.rope_base ** half[None, :]
         self.register_buffer("cosine", angles.cos(), persistent=False)
         self.register_buffer("sine", angles.sin(), persistent=False)
         self.run_layer = layer_output
@@ -171,7 +178,9 @@ class Transformer(nn.Module):
     def loss(self, tokens: Tensor, labels: Tensor, imitate: bool) -> Tensor:
         body = self.model
         x = self.hidden(tokens, imitate)
-        return self.run_loss(x, body.norm.weight, body.embed_tokens.weight, labels, self.shape.norm_epsilon, imitate)
+        return self.run_loss(
+            x, body.norm.weight, body.embed_tokens.weight, labels, self.shape.norm_epsilon, imitate
+        )
 
     def logits(self, tokens: Tensor, imitate: bool) -> Tensor:
         body = self.model

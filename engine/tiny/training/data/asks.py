@@ -65,14 +65,18 @@ def clause(tool: Tool, given: Given, namer: Namer, compact: bool = False) -> str
     what = f"{verb} {article} {tool.noun}".replace("  ", " ")
     by_name = rng.random() < 0.12
     if by_name:
-        what = rng.choice(("call {}", "use {}", "run {}", "use the {} tool", "call the tool {}")).format(tool.name)
+        what = rng.choice(("call {}", "use {}", "run {}", "use the {} tool", "call the tool {}")).format(
+            tool.name
+        )
     if not given:
         return what
     if len(given) == 1 and not by_name and _only_choice(tool, given[0][0]) and rng.random() < 0.4:
         said = given[0][1].said
         kind = given[0][0].schema
         if "enum" not in kind and kind["type"] in ("string", "integer", "number") and not given[0][1].spreads:
-            return f"{what} {rng.choice(('', '', 'for ', 'called ', 'with ', '- ', ': ')) if kind['type'] == 'string' else rng.choice(('', 'with ', 'for '))}{said}".replace(" :", ":")
+            return f"{what} {rng.choice(('', '', 'for ', 'called ', 'with ', '- ', ': ')) if kind['type'] == 'string' else rng.choice(('', 'with ', 'for '))}{said}".replace(
+                " :", ":"
+            )
     parts = list(given)
     if rng.random() < 0.3:
         rng.shuffle(parts)
@@ -84,7 +88,11 @@ def clause(tool: Tool, given: Given, namer: Namer, compact: bool = False) -> str
         mark = rng.choice(("- ", "", "* "))
         return what + ":\n" + "\n".join([f"{mark}{_key(p, namer)}: {v.said}" for p, v in parts])
     if spreading or layout < 0.2:
-        return what + rng.choice((" with ", ": ", " - ", ", ")) + "; ".join([_mention(p, v, namer) for p, v in parts])
+        return (
+            what
+            + rng.choice((" with ", ": ", " - ", ", "))
+            + "; ".join([_mention(p, v, namer) for p, v in parts])
+        )
     mentions = [_mention(p, v, namer) for p, v in parts]
     if layout < 0.3:
         return f"{what} ({', '.join(mentions)})"

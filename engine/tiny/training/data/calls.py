@@ -5,7 +5,7 @@ function of what was said, so that it can be checked to the last character.
 """
 
 from basemlx.engine.tiny.training.data import asks, catalogue
-from basemlx.engine.tiny.training.data.dialogue import Call, Turn, assistant, calling, user
+from basemlx.engine.tiny.training.data.dialogue import Call, assistant, calling, user
 from basemlx.engine.tiny.training.data.episodes import Episode
 from basemlx.engine.tiny.training.data.naming import Namer
 from basemlx.engine.tiny.training.data.tools import Tool, make_tool
@@ -18,7 +18,16 @@ _SMALL_TALK = (
     "I hope you are well.", "Thanks for your help!", "I am in a hurry.", "It has been a long day.", "You are great.",
     "This is important.", "My boss wants it.", "I am new here.", "Sorry to bother you.", "No rush.",
 )  # fmt: skip
-_LINKS = ((". Also, ", ""), (" and ", ""), (", then ", ""), (". Then ", ""), ("; ", ""), (", and also ", ""), (". And ", ""), (" and then ", ""))
+_LINKS = (
+    (". Also, ", ""),
+    (" and ", ""),
+    (", then ", ""),
+    (". Then ", ""),
+    ("; ", ""),
+    (", and also ", ""),
+    (". And ", ""),
+    (" and then ", ""),
+)
 
 
 def planned(calls: list[Call]) -> str:
@@ -51,7 +60,9 @@ def one_call(namer: Namer) -> Episode:
     rng = namer.rng
     if not namer.unseen and rng.random() < 0.3:
         found, call = natural_request(namer)
-        return Episode([user(_chatty(found.ask, namer)), calling([call], planned([call]))], [found.tool], task="call")
+        return Episode(
+            [user(_chatty(found.ask, namer)), calling([call], planned([call]))], [found.tool], task="call"
+        )
     tool, call, text = made_up_request(namer)
     return Episode([user(_chatty(text, namer)), calling([call], planned([call]))], [tool], task="call")
 
@@ -88,7 +99,11 @@ def several_calls(namer: Namer, count: int = 2) -> Episode:
         calls.append(Call(tool.name, asks.as_json(given)))
         clauses.append(asks.clause(tool, given, namer, compact=True))
     text = _linked(clauses, namer)
-    return Episode([user(_chatty(text, namer)), calling(calls, planned(calls))], list({id(t): t for t in tools}.values()), task="calls")
+    return Episode(
+        [user(_chatty(text, namer)), calling(calls, planned(calls))],
+        list({id(t): t for t in tools}.values()),
+        task="calls",
+    )
 
 
 def _natural_several(namer: Namer, count: int) -> Episode:
@@ -118,8 +133,16 @@ def _same_natural(namer: Namer, count: int, first: catalogue.Instance) -> Episod
     while len(calls) < count and tries < 50:
         tries += 1
         other = catalogue.instance(namer, first.family)
-        if len(other.arguments) == len(keys) and other.arguments != first.arguments and list(other.arguments) == keys:
-            if any(kinds[key].get("type") != "string" and not isinstance(other.arguments[key], (int, float, list)) for key in keys):
+        if (
+            len(other.arguments) == len(keys)
+            and other.arguments != first.arguments
+            and list(other.arguments) == keys
+        ):
+            if any(
+                kinds[key].get("type") != "string"
+                and not isinstance(other.arguments[key], (int, float, list))
+                for key in keys
+            ):
                 continue
             asked.append(other.ask)
             calls.append(Call(first.tool.name, other.arguments))
@@ -129,7 +152,11 @@ def _same_natural(namer: Namer, count: int, first: catalogue.Instance) -> Episod
             said = ", ".join(values[:-1]) + " and " + values[-1]
             if f"in {values[0]}" in first.ask and namer.rng.random() < 0.5:
                 said = ", in ".join(values[:-1]) + " and in " + values[-1]
-            return Episode([user(first.ask.replace(values[0], said, 1)), calling(calls, planned(calls))], [first.tool], task="calls")
+            return Episode(
+                [user(first.ask.replace(values[0], said, 1)), calling(calls, planned(calls))],
+                [first.tool],
+                task="calls",
+            )
     text = " ".join([_ended(ask) for ask in asked])
     return Episode([user(text), calling(calls, planned(calls))], [first.tool], task="calls")
 
@@ -147,10 +174,16 @@ def something_missing(namer: Namer) -> Episode:
     kept = [(parameter, value) for parameter, value in given if parameter is not missing]
     value = next(value for parameter, value in given if parameter is missing)
     text = asks.request(tool, kept, namer)
-    question = assistant(f"Which {missing.spoken} should I use?", f"For {tool.name} the {missing.name} is missing.")
+    question = assistant(
+        f"Which {missing.spoken} should I use?", f"For {tool.name} the {missing.name} is missing."
+    )
     call = Call(tool.name, asks.as_json(given))
-    reply = rng.choice(("{1}", "{0}: {1}", "The {0} is {1}.", "Use {1}.", "{1}, please.", "{0} {1}")).format(missing.spoken, value.said)
-    return Episode([user(text), question, user(reply), calling([call], planned([call]))], [tool], task="missing")
+    reply = rng.choice(("{1}", "{0}: {1}", "The {0} is {1}.", "Use {1}.", "{1}, please.", "{0} {1}")).format(
+        missing.spoken, value.said
+    )
+    return Episode(
+        [user(text), question, user(reply), calling([call], planned([call]))], [tool], task="missing"
+    )
 
 
 def _chatty(text: str, namer: Namer) -> str:
@@ -171,7 +204,14 @@ def _ended(text: str) -> str:
 def _linked(clauses: list[str], namer: Namer) -> str:
     rng = namer.rng
     if rng.random() < 0.12:
-        lead = rng.choice(("Do these things:", "Please do the following:", "Two things:" if len(clauses) == 2 else "Some things:", "To do:"))
+        lead = rng.choice(
+            (
+                "Do these things:",
+                "Please do the following:",
+                "Two things:" if len(clauses) == 2 else "Some things:",
+                "To do:",
+            )
+        )
         return lead + "\n" + "\n".join([f"{at}. {clause}" for at, clause in enumerate(clauses, 1)])
     link = rng.choice(_LINKS)[0]
     text = clauses[0]
@@ -180,7 +220,3 @@ def _linked(clauses: list[str], namer: Namer) -> str:
     lead = rng.choice(("", "", "", "Please ", "Can you ", "First ", "I need you to ", "Hi, "))
     text = lead + text if lead else text[:1].upper() + text[1:]
     return text + ("?" if lead == "Can you " else rng.choice((".", ".", "")))
-
-
-def last_turn(episode: Episode) -> Turn:
-    return episode.turns[-1]

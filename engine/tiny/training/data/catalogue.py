@@ -16,7 +16,16 @@ from basemlx.engine.tiny.training.data.tools import Parameter, Tool
 
 Drawn = tuple[Any, str]  # what stands in the JSON, what the request says
 
-_THINGS = ("the budget", "the new plan", "lunch", "the trip", "our meeting", "the contract", "the report", "Friday")
+_THINGS = (
+    "the budget",
+    "the new plan",
+    "lunch",
+    "the trip",
+    "our meeting",
+    "the contract",
+    "the report",
+    "Friday",
+)
 
 
 def _same(text: str) -> Drawn:
@@ -43,7 +52,13 @@ def _phrase(namer: Namer) -> Drawn:
 
 def _topic(namer: Namer) -> Drawn:
     rng = namer.rng
-    options = (namer.word(), f"{namer.pick(words.ADJECTIVES)} {namer.pick(words.NOUNS)}", f"{namer.pick(words.NOUNS)} {namer.pick(words.NOUNS)}", rng.choice(words.HOBBIES), namer.pick(words.ANIMALS))
+    options = (
+        namer.word(),
+        f"{namer.pick(words.ADJECTIVES)} {namer.pick(words.NOUNS)}",
+        f"{namer.pick(words.NOUNS)} {namer.pick(words.NOUNS)}",
+        rng.choice(words.HOBBIES),
+        namer.pick(words.ANIMALS),
+    )
     return _same(rng.choice(options))
 
 
@@ -58,7 +73,13 @@ def _expression(namer: Namer) -> Drawn:
 def _name(namer: Namer) -> Drawn:
     """A customer's or thing's name, in any script, mostly quoted."""
     rng = namer.rng
-    text = namer.foreign() if rng.random() < 0.35 else namer.person() if rng.random() < 0.5 else namer.phrase(1, 3)
+    text = (
+        namer.foreign()
+        if rng.random() < 0.35
+        else namer.person()
+        if rng.random() < 0.5
+        else namer.phrase(1, 3)
+    )
     mark = rng.choice(("'", '"', "'", ""))
     if mark == "" and " " in text:
         mark = '"'
@@ -80,11 +101,15 @@ KINDS: dict[str, Callable[[Namer], Drawn]] = {
     "place": lambda namer: _same(namer.place()),
     "person": lambda namer: _same(namer.person()),
     "email": lambda namer: _same(namer.email()),
-    "date": lambda namer: _same(namer.date() if namer.rng.random() < 0.6 else namer.rng.choice((*words.WEEKDAYS, "tomorrow", "today"))),
+    "date": lambda namer: _same(
+        namer.date() if namer.rng.random() < 0.6 else namer.rng.choice((*words.WEEKDAYS, "tomorrow", "today"))
+    ),
     "time": lambda namer: _same(namer.clock()),
     "small": _integer(1, 20),
     "integer": _integer(0, 99999),
-    "number": lambda namer: (lambda n: (n, str(n)))(namer.decimal() if namer.rng.random() < 0.3 else namer.integer(0, 9999)),
+    "number": lambda namer: (lambda n: (n, str(n)))(
+        namer.decimal() if namer.rng.random() < 0.3 else namer.integer(0, 9999)
+    ),
     "phrase": _phrase,
     "topic": _topic,
     "expression": _expression,
@@ -99,7 +124,9 @@ KINDS: dict[str, Callable[[Namer], Drawn]] = {
     "unit": _one_of(("celsius", "fahrenheit")),
     "level": _one_of(("low", "medium", "high")),
     "style": _one_of(("pirate", "formal", "friendly", "poetic", "robot", "casual", "royal", "cowboy")),
-    "ticker": lambda namer: _same("".join(namer.rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=namer.rng.randint(2, 5)))),
+    "ticker": lambda namer: _same(
+        "".join(namer.rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=namer.rng.randint(2, 5)))
+    ),
     "food": lambda namer: _same(namer.pick(words.FOODS)),
     "item": lambda namer: _same(namer.pick(words.NOUNS)),
     "thing": _one_of(_THINGS),
@@ -122,7 +149,13 @@ _DESCRIPTIONS = {
     "id": ("The unique id",),
     "file": ("Path of the file",),
 }
-_JSON_TYPES = {"small": "integer", "integer": "integer", "number": "number", "strings": "array", "integers": "array"}
+_JSON_TYPES = {
+    "small": "integer",
+    "integer": "integer",
+    "number": "number",
+    "strings": "array",
+    "integers": "array",
+}
 _ENUMS = {"unit": ["celsius", "fahrenheit"], "level": ["low", "medium", "high"]}
 
 
@@ -220,7 +253,16 @@ _GROUPS: tuple[tuple[str, ...], ...] = (
     ("get_weather", "get_forecast"),
     ("add", "multiply", "subtract", "divide", "calculator", "sum_list", "square", "square_root"),
     ("get_time", "get_local_time", "now"),
-    ("search", "search_wikipedia", "get_population", "get_capital", "fetch_url", "read_file", "get_user", "get_customer_by_email"),
+    (
+        "search",
+        "search_wikipedia",
+        "get_population",
+        "get_capital",
+        "fetch_url",
+        "read_file",
+        "get_user",
+        "get_customer_by_email",
+    ),
     ("send_email", "send_message"),
     ("create_event", "create_reminder", "set_alarm", "set_timer"),
     ("magic_function", "magic_function_no_args", "random_number"),
@@ -281,7 +323,9 @@ def instance(namer: Namer, family: int = -1) -> Instance:
             raise AssertionError(f"{ask!r} leaves out {name}")
     names = spec.names.split()
     description = rng.choice(spec.descriptions) if rng.random() < 0.85 else ""
-    tool = Tool(rng.choice(names) if rng.random() < 0.5 else names[0], f"#{family}", "", parameters, description)
+    tool = Tool(
+        rng.choice(names) if rng.random() < 0.5 else names[0], f"#{family}", "", parameters, description
+    )
     if rng.random() < 0.35:
         tool.name = rng.choice(names)
     return Instance(tool, arguments, ask.format(*said), spec.topic.format(*said), family)

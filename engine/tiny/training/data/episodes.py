@@ -79,7 +79,9 @@ def _family(tool: Tool) -> int:
 
 def _could_serve(tool: Tool, absent: list[Tool]) -> bool:
     """Whether it could be taken for one of the absent: the same verb in some wording, and the same noun."""
-    return any(tool.noun == other.noun and set(tool.asked_as) & set(other.asked_as) for other in absent if other.noun)
+    return any(
+        tool.noun == other.noun and set(tool.asked_as) & set(other.asked_as) for other in absent if other.noun
+    )
 
 
 def _same_deed(tool: Tool, box: list[Tool]) -> bool:

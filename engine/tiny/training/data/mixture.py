@@ -55,7 +55,11 @@ def _system(namer: Namer) -> str:
         return f"You are {namer.word().capitalize()}, {rng.choice(('an assistant', 'a helpful agent', 'a bot'))} for {namer.word().capitalize()}."
     lines = [f"{rng.choice(_SYSTEM_PROMPTS)}"]
     for _ in range(rng.randint(1, 4)):
-        lines.append(rng.choice(("Rule: {}.", "- {}.", "Never {}.", "Always {}.", "Note that {}.")).format(namer.phrase(3, 9)))
+        lines.append(
+            rng.choice(("Rule: {}.", "- {}.", "Never {}.", "Always {}.", "Note that {}.")).format(
+                namer.phrase(3, 9)
+            )
+        )
     return "\n".join(lines)
 
 
@@ -73,7 +77,9 @@ def dialogue(namer: Namer, makers: list[Maker], toolbox_size: int = -1) -> Dialo
     with_tools = needed > 0 or not all(episode.toolless for episode in episodes) or rng.random() < 0.25
     tools = []
     if with_tools:
-        total = toolbox_size if toolbox_size > 0 else max(needed, rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8)))
+        total = (
+            toolbox_size if toolbox_size > 0 else max(needed, rng.choice((1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8)))
+        )
         box = furnish(episodes, namer, max(1, total))
         if box is None:
             return None

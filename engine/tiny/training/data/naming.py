@@ -16,15 +16,98 @@ BUCKETS = 8
 RESERVED = 3
 
 _SIMPLE_ONSETS = ["b", "c", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "z"]
-_ONSETS = ["bl", "br", "ch", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "kl", "kr", "ph", "pl", "pr", "qu", "sc", "sh", "sk", "sl", "sm", "sn", "sp", "st", "str", "sw", "th", "tr", "tw", "vr", "y", "x"]
+_ONSETS = [
+    "bl",
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "fr",
+    "gl",
+    "gr",
+    "kl",
+    "kr",
+    "ph",
+    "pl",
+    "pr",
+    "qu",
+    "sc",
+    "sh",
+    "sk",
+    "sl",
+    "sm",
+    "sn",
+    "sp",
+    "st",
+    "str",
+    "sw",
+    "th",
+    "tr",
+    "tw",
+    "vr",
+    "y",
+    "x",
+]
 _SIMPLE_VOWELS = ["a", "e", "i", "o", "u"]
 _VOWELS = ["ai", "au", "ea", "ee", "ia", "ie", "io", "oa", "oo", "ou", "y"]
-_CODAS = ["b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "x", "z", "l", "m", "n", "r", "s", "t", "ck", "ct", "ft", "ld", "lk", "ll", "lt", "mp", "nd", "ng", "nk", "nt", "rd", "rk", "rm", "rn", "rt", "ss", "st", "th"]
+_CODAS = [
+    "b",
+    "d",
+    "f",
+    "g",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "x",
+    "z",
+    "l",
+    "m",
+    "n",
+    "r",
+    "s",
+    "t",
+    "ck",
+    "ct",
+    "ft",
+    "ld",
+    "lk",
+    "ll",
+    "lt",
+    "mp",
+    "nd",
+    "ng",
+    "nk",
+    "nt",
+    "rd",
+    "rk",
+    "rm",
+    "rn",
+    "rt",
+    "ss",
+    "st",
+    "th",
+]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _DIGITS = "0123456789"
 _HEX = "0123456789abcdef"
 # Scripts beyond ASCII: (first code point, how many), each a run of plain letters.
-_SCRIPTS = ((0x4E00, 2000), (0x3042, 60), (0x30A2, 60), (0x0410, 64), (0x03B1, 24), (0xAC00, 3000), (0x0627, 28), (0x0905, 50))
+_SCRIPTS = (
+    (0x4E00, 2000),
+    (0x3042, 60),
+    (0x30A2, 60),
+    (0x0410, 64),
+    (0x03B1, 24),
+    (0xAC00, 3000),
+    (0x0627, 28),
+    (0x0905, 50),
+)
 _ACCENTED = "äöüéèáàñçøåęłšžőûîôß"
 _EMOJI = (0x1F600, 60)
 
@@ -112,7 +195,13 @@ class Namer:
             return self.rng.choice(words.CITIES)
         name = self.word().capitalize()
         kind = self.rng.random()
-        return f"{name} {self.word().capitalize()}" if kind < 0.12 else f"{name}, {self.word().capitalize()}" if kind < 0.2 else name
+        return (
+            f"{name} {self.word().capitalize()}"
+            if kind < 0.12
+            else f"{name}, {self.word().capitalize()}"
+            if kind < 0.2
+            else name
+        )
 
     def identifier(self) -> str:
         """What systems call things: A-1284, ord_77ac, 9f3b21, zk8x."""
@@ -148,7 +237,11 @@ class Namer:
         user = self.pick(words.GIVEN_NAMES).lower()
         if self.rng.random() < 0.4:
             user += self.rng.choice("._-") + self.word()
-        host = f"{self.word()}.{self.rng.choice(('com', 'org', 'net', 'io', 'example'))}" if not self.common() else self.rng.choice(words.DOMAINS)
+        host = (
+            f"{self.word()}.{self.rng.choice(('com', 'org', 'net', 'io', 'example'))}"
+            if not self.common()
+            else self.rng.choice(words.DOMAINS)
+        )
         return f"{user}@{host}"
 
     def url(self) -> str:
@@ -165,7 +258,9 @@ class Namer:
     def phrase(self, low: int = 2, high: int = 6) -> str:
         """A few words that mean nothing in particular."""
         count = self.rng.randint(low, high)
-        text = " ".join([self.rng.choice(words.PLAIN_WORDS) if self.common() else self.word() for _ in range(count)])
+        text = " ".join(
+            [self.rng.choice(words.PLAIN_WORDS) if self.common() else self.word() for _ in range(count)]
+        )
         return text.capitalize() if self.rng.random() < 0.3 else text
 
     def string(self) -> str:

@@ -52,7 +52,9 @@ _PERSONAL: tuple[tuple[str, tuple[str, ...], tuple[str, ...], str, str], ...] = 
 
 _PERSONAL_SUBJECTS = {row[0] for row in _PERSONAL}
 # Tools that would note the facts, or know them.
-_BARRED = talk.BARRED | numbers_of({"remember", "add_to_list", "get_secret", "create_event", "get_calendar", "create_user"})
+_BARRED = talk.BARRED | numbers_of(
+    {"remember", "add_to_list", "get_secret", "create_event", "get_calendar", "create_user"}
+)
 
 
 def _value(kind: str, namer: Namer) -> str:
@@ -66,14 +68,24 @@ def _value(kind: str, namer: Namer) -> str:
     if kind == "age":
         return str(rng.randint(3, 99))
     if kind == "date":
-        return namer.date() if rng.random() < 0.5 or namer.unseen else f"{rng.choice(words.MONTHS)} {rng.randint(1, 28)}"
+        return (
+            namer.date()
+            if rng.random() < 0.5 or namer.unseen
+            else f"{rng.choice(words.MONTHS)} {rng.randint(1, 28)}"
+        )
     if kind == "number":
         return str(namer.integer(0, 10 ** rng.randint(1, 6)))
     if kind == "id":
         return namer.identifier()
     if kind == "word":
         return namer.word()
-    options = {"color": words.COLORS, "job": words.JOBS, "food": words.FOODS, "hobby": words.HOBBIES, "drink": ("tea", "water", "juice", "milk", "cocoa")}
+    options = {
+        "color": words.COLORS,
+        "job": words.JOBS,
+        "food": words.FOODS,
+        "hobby": words.HOBBIES,
+        "drink": ("tea", "water", "juice", "milk", "cocoa"),
+    }
     return namer.pick(options[kind])
 
 
@@ -83,17 +95,31 @@ def fact(namer: Namer, subject: str = "") -> Fact:
     if subject or rng.random() < 0.55:
         known = next(row for row in _PERSONAL if row[0] == subject) if subject else rng.choice(_PERSONAL)
         value = _value(known[4], namer)
-        return Fact(known[0], rng.choice(known[1]).format(value), rng.choice(known[2]), known[3].format(value))
+        return Fact(
+            known[0], rng.choice(known[1]).format(value), rng.choice(known[2]), known[3].format(value)
+        )
     if rng.random() < 0.3:
         return _about_someone(namer)
     key = namer.pick(words.PARAMETERS)
     thing = namer.pick(words.NOUNS)
     value = str(namer.integer(0, 10 ** rng.randint(1, 6))) if rng.random() < 0.3 else namer.string()
     subject = f"the {key} of the {thing}"
-    told = rng.choice(("{s} is {v}.", "Remember that {s} is {v}.", "Note: {s} is {v}.", "Please keep in mind that {s} is {v}.", "By the way, {s} is {v}."))
+    told = rng.choice(
+        (
+            "{s} is {v}.",
+            "Remember that {s} is {v}.",
+            "Note: {s} is {v}.",
+            "Please keep in mind that {s} is {v}.",
+            "By the way, {s} is {v}.",
+        )
+    )
     told = told.format(s=subject, v=value)
-    asked = rng.choice(("What is {s}?", "What was {s}?", "Tell me {s}.", "Do you remember {s}?", "Can you tell me {s}?"))
-    return Fact(subject, told[:1].upper() + told[1:], asked.format(s=subject), f"The{subject[3:]} is {value}.")
+    asked = rng.choice(
+        ("What is {s}?", "What was {s}?", "Tell me {s}.", "Do you remember {s}?", "Can you tell me {s}?")
+    )
+    return Fact(
+        subject, told[:1].upper() + told[1:], asked.format(s=subject), f"The{subject[3:]} is {value}."
+    )
 
 
 def _about_someone(namer: Namer) -> Fact:
@@ -139,11 +165,25 @@ def remembered(namer: Namer, filler_turns: int = -1) -> Episode:
     if chance < 0.1:
         other = fact(namer)
         if all(other.subject != told.subject for told in facts):
-            return Episode([*turns, user(other.asked), assistant(NOT_TOLD, UNKNOWN)], barred=set(_BARRED), task="recall", toolless=True)
+            return Episode(
+                [*turns, user(other.asked), assistant(NOT_TOLD, UNKNOWN)],
+                barred=set(_BARRED),
+                task="recall",
+                toolless=True,
+            )
     if chance < 0.25 and len(facts) > 1:
         second = rng.choice([told for told in facts if told is not wanted])
-        both = f"{wanted.asked} {second.asked}" if rng.random() < 0.5 or not wanted.asked.endswith("?") else f"{wanted.asked[:-1]} and {_lowered(second.asked)}"
-        return Episode([*turns, user(both), assistant(f"{wanted.answer} {second.answer}", KNOWN)], barred=set(_BARRED), task="recall", toolless=True)
+        both = (
+            f"{wanted.asked} {second.asked}"
+            if rng.random() < 0.5 or not wanted.asked.endswith("?")
+            else f"{wanted.asked[:-1]} and {_lowered(second.asked)}"
+        )
+        return Episode(
+            [*turns, user(both), assistant(f"{wanted.answer} {second.answer}", KNOWN)],
+            barred=set(_BARRED),
+            task="recall",
+            toolless=True,
+        )
     turns += [user(wanted.asked), assistant(wanted.answer, KNOWN)]
     if len(facts) > 1 and rng.random() < 0.4:
         second = rng.choice([told for told in facts if told is not wanted])

@@ -73,9 +73,17 @@ def record(namer: Namer, low: int = 1, high: int = 5) -> dict[str, Any]:
 def statement(topic: str, result: Any) -> str:
     """The answer that a result gives to a question about `topic`."""
     if isinstance(result, list) and result and all(isinstance(item, dict) for item in result):
-        return f"I found {len(result)}: " + ", ".join([in_words(next(iter(item.values()))) for item in result]) + "."
+        return (
+            f"I found {len(result)}: "
+            + ", ".join([in_words(next(iter(item.values()))) for item in result])
+            + "."
+        )
     text = in_words(result)
-    subject = _capital(topic) if topic.startswith(("the ", "your ", "user ", "order ", "flights ", "hotels ")) else topic
+    subject = (
+        _capital(topic)
+        if topic.startswith(("the ", "your ", "user ", "order ", "flights ", "hotels "))
+        else topic
+    )
     if isinstance(result, (bool, int, float)) and topic:
         return f"{subject} is {text}."
     ended = text if text.endswith((".", "!", "?")) else text + "."
@@ -91,7 +99,11 @@ def free_text(namer: Namer) -> str:
     rng = namer.rng
     kind = rng.randrange(6)
     if kind == 0:
-        return f"It's {rng.choice(words.CONDITIONS)}." if namer.common() else f"It is {namer.word()} and {namer.word()}."
+        return (
+            f"It's {rng.choice(words.CONDITIONS)}."
+            if namer.common()
+            else f"It is {namer.word()} and {namer.word()}."
+        )
     if kind == 1:
         return namer.phrase(3, 9)
     if kind == 2:
@@ -117,13 +129,16 @@ def answered(namer: Namer) -> Episode:
     if kind < 0.75 and not namer.unseen:
         return _natural(namer)
     tool, call, text = made_up_request(namer)
-    result: Any = record(namer) if rng.random() < 0.6 else free_text(namer) if rng.random() < 0.7 else _records(namer)
-    turns = [user(text), calling([call], planned([call])), tool_result(result), assistant(statement("", _parsed(result)), RESULT_THOUGHT)]
+    result: Any = (
+        record(namer) if rng.random() < 0.6 else free_text(namer) if rng.random() < 0.7 else _records(namer)
+    )
+    turns = [
+        user(text),
+        calling([call], planned([call])),
+        tool_result(result),
+        assistant(statement("", result), RESULT_THOUGHT),
+    ]
     return Episode(turns, [tool], task="result")
-
-
-def _parsed(result: Any) -> Any:
-    return result
 
 
 def _records(namer: Namer) -> list[dict[str, Any]]:
@@ -170,8 +185,19 @@ def _field_question(namer: Namer) -> Episode:
     ]
     if len(fields) > 1 and rng.random() < 0.4:
         other = rng.choice([key for key in fields if key != wanted])
-        more = rng.choice(("And the {}?", "What is the {}?", "And what about the {}?", "Tell me the {} too.", "Which {} does it have?"))
-        turns += [user(more.format(spoken(other))), assistant(field_statement(spoken(other), fields[other]), "The earlier result has it.")]
+        more = rng.choice(
+            (
+                "And the {}?",
+                "What is the {}?",
+                "And what about the {}?",
+                "Tell me the {} too.",
+                "Which {} does it have?",
+            )
+        )
+        turns += [
+            user(more.format(spoken(other))),
+            assistant(field_statement(spoken(other), fields[other]), "The earlier result has it."),
+        ]
     return Episode(turns, [tool], task="result")
 
 
@@ -181,13 +207,17 @@ def field_statement(said: str, value: Any) -> str:
 
 
 def _natural(namer: Namer) -> Episode:
-    rng = namer.rng
     found, call = natural_request(namer)
     result, answer = natural_result(found, namer)
     return Episode(
-        [user(found.ask), calling([call], planned([call])), tool_result(result), assistant(answer, RESULT_THOUGHT)],
+        [
+            user(found.ask),
+            calling([call], planned([call])),
+            tool_result(result),
+            assistant(answer, RESULT_THOUGHT),
+        ],
         [found.tool],
-        task="result" if rng else "",
+        task="result",
     )
 
 
@@ -196,7 +226,18 @@ def natural_result(found: catalogue.Instance, namer: Namer) -> tuple[Any, str]:
     rng = namer.rng
     family = catalogue.FAMILIES[found.family].names.split()[0]
     result: Any
-    if family in catalogue.ARITHMETIC or family in ("magic_function", "magic_function_no_args", "get_stock_price", "get_population", "get_balance", "get_word_length", "fibonacci", "random_number", "convert_currency", "get_distance"):
+    if family in catalogue.ARITHMETIC or family in (
+        "magic_function",
+        "magic_function_no_args",
+        "get_stock_price",
+        "get_population",
+        "get_balance",
+        "get_word_length",
+        "fibonacci",
+        "random_number",
+        "convert_currency",
+        "get_distance",
+    ):
         value: Any = namer.integer(0, 10 ** rng.randint(1, 8)) if rng.random() < 0.75 else namer.decimal()
         if rng.random() < 0.3:
             return wrapped(value, namer), statement(found.topic, value)
@@ -205,11 +246,30 @@ def natural_result(found: catalogue.Instance, namer: Namer) -> tuple[Any, str]:
         kind = rng.random()
         if kind < 0.4:
             keys = rng.sample(("temperature", "condition", "humidity", "wind", "unit"), rng.randint(1, 4))
-            result = {key: rng.choice(words.CONDITIONS) if key == "condition" else rng.choice(words.UNITS[:2]) if key == "unit" else namer.integer(0, 99) for key in keys}
+            result = {
+                key: rng.choice(words.CONDITIONS)
+                if key == "condition"
+                else rng.choice(words.UNITS[:2])
+                if key == "unit"
+                else namer.integer(0, 99)
+                for key in keys
+            }
         else:
-            result = rng.choice(("{0}", "It's {0}.", "{0}, {1} degrees", "{1}C and {0}", "The weather is {0}.", "{1} degrees", "It's {0} and {1} degrees.")).format(namer.pick(words.CONDITIONS), namer.integer(0, 99))
+            result = rng.choice(
+                (
+                    "{0}",
+                    "It's {0}.",
+                    "{0}, {1} degrees",
+                    "{1}C and {0}",
+                    "The weather is {0}.",
+                    "{1} degrees",
+                    "It's {0} and {1} degrees.",
+                )
+            ).format(namer.pick(words.CONDITIONS), namer.integer(0, 99))
         return result, statement(found.topic, result)
-    result = record(namer) if rng.random() < 0.45 else free_text(namer) if rng.random() < 0.75 else _records(namer)
+    result = (
+        record(namer) if rng.random() < 0.45 else free_text(namer) if rng.random() < 0.75 else _records(namer)
+    )
     if isinstance(result, dict) and not result:
         result = "done"
     return result, statement(found.topic, result)
@@ -226,8 +286,21 @@ def failed(namer: Namer) -> Episode:
     message = rng.choice(_ERRORS) if namer.common() else namer.phrase(2, 5)
     if rng.random() < 0.15:
         message = f"Missing required argument '{namer.pick(words.PARAMETERS)}'"
-    result: Any = rng.choice((f"Error: {message}", f"Error: {message}.", {"error": message}, {"status": "error", "message": message}, {"error": {"message": message}}))
-    turns = [user(text), calling([call], planned([call])), tool_result(result), assistant(f"That did not work: {message}.", FAILURE_THOUGHT)]
+    result: Any = rng.choice(
+        (
+            f"Error: {message}",
+            f"Error: {message}.",
+            {"error": message},
+            {"status": "error", "message": message},
+            {"error": {"message": message}},
+        )
+    )
+    turns = [
+        user(text),
+        calling([call], planned([call])),
+        tool_result(result),
+        assistant(f"That did not work: {message}.", FAILURE_THOUGHT),
+    ]
     return Episode(turns, [tool], task="failed")
 
 
@@ -277,7 +350,12 @@ def two_results(namer: Namer) -> Episode:
     text = " ".join(asked) if natural else _capital(" and ".join(clauses)) + "."
     if len(calls) == 1:
         return answered(namer)
-    turns = [user(text), calling(calls, planned(calls)), *replies, assistant(" ".join(answers), "The results have the answers.")]
+    turns = [
+        user(text),
+        calling(calls, planned(calls)),
+        *replies,
+        assistant(" ".join(answers), "The results have the answers."),
+    ]
     return Episode(turns, list({id(tool): tool for tool in tools}.values()), task="result")
 
 
@@ -286,7 +364,11 @@ def chained(namer: Namer) -> Episode:
     rng = namer.rng
     first = make_tool(namer, most_parameters=2)
     second = make_tool(namer, most_parameters=1)
-    while not second.parameters or second.parameters[0].schema.get("type") not in ("string", "integer") or "enum" in second.parameters[0].schema:
+    while (
+        not second.parameters
+        or second.parameters[0].schema.get("type") not in ("string", "integer")
+        or "enum" in second.parameters[0].schema
+    ):
         second = make_tool(namer, most_parameters=1)
     key = second.parameters[0]
     key.required = True
@@ -299,7 +381,11 @@ def chained(namer: Namer) -> Episode:
     rng.shuffle(items)
     follow = Call(second.name, {key.name: value})
     verb = rng.choice(second.asked_as or (second.verb,))
-    text = asks.clause(first, given, namer, compact=True) + rng.choice((" and then ", ", then ", " and ")) + f"{verb} the {second.noun} with the {key.spoken} it returns"
+    text = (
+        asks.clause(first, given, namer, compact=True)
+        + rng.choice((" and then ", ", then ", " and "))
+        + f"{verb} the {second.noun} with the {key.spoken} it returns"
+    )
     outcome: Any = record(namer, 1, 2) or "done"
     turns = [
         user(_capital(text) + "."),

@@ -45,7 +45,9 @@ def _tellable(field: Field, form: float) -> bool:
     data = field.value.data
     if isinstance(data, dict):
         # The types of the inner fields are not given.
-        return form < _TYPED and not any(isinstance(inner, str) and _looks_like_a_number(inner) for inner in data.values())
+        return form < _TYPED and not any(
+            isinstance(inner, str) and _looks_like_a_number(inner) for inner in data.values()
+        )
     if form < _TYPED:
         return True
     if isinstance(data, list):
@@ -64,11 +66,19 @@ def _fields(namer: Namer, form: float, low: int = 1, high: int = 6) -> list[Fiel
     for _ in range(rng.randint(low, high)):
         key = namer.pick(words.PARAMETERS)
         if rng.random() < 0.2:
-            key = f"{key}_{namer.pick(words.MODIFIERS)}" if rng.random() < 0.7 else key + namer.pick(words.MODIFIERS).capitalize()
+            key = (
+                f"{key}_{namer.pick(words.MODIFIERS)}"
+                if rng.random() < 0.7
+                else key + namer.pick(words.MODIFIERS).capitalize()
+            )
         if spoken(key) in taken:
             continue
         taken.add(spoken(key))
-        kind = rng.choice(("string",) * 6 + ("integer",) * 4 + ("number", "number", "boolean", "strings", "numbers", "object", "enum"))
+        kind = rng.choice(
+            ("string",) * 6
+            + ("integer",) * 4
+            + ("number", "number", "boolean", "strings", "numbers", "object", "enum")
+        )
         schema = schema_of(kind, namer)
         field = Field(key, schema, None if rng.random() < 0.07 else draw(schema, namer))
         while not _tellable(field, form):
@@ -81,7 +91,9 @@ def _fields(namer: Namer, form: float, low: int = 1, high: int = 6) -> list[Fiel
 
 
 def filled(fields: list[Field]) -> str:
-    return json.dumps({field.key: field.value.data if field.value else None for field in fields}, ensure_ascii=False)
+    return json.dumps(
+        {field.key: field.value.data if field.value else None for field in fields}, ensure_ascii=False
+    )
 
 
 def object_from_sentence(namer: Namer) -> Episode:
@@ -116,7 +128,9 @@ def _asked(fields: list[Field], sentence: str, namer: Namer, shape_form: float) 
     elif form == 4:
         turns = [user(f"{shape} Text: {sentence}")]
     elif form == 5:
-        turns = [user(f'{shape}\nText: "{sentence}"' if '"' not in sentence else f"{shape}\nText: {sentence}")]
+        turns = [
+            user(f'{shape}\nText: "{sentence}"' if '"' not in sentence else f"{shape}\nText: {sentence}")
+        ]
     elif form == 6:
         turns = [user(f"{sentence} {shape}")]
     elif form == 7:
@@ -196,7 +210,11 @@ def _sentence(fields: list[Field], namer: Namer) -> str:
         parts.append(key + mark.format(field.value.said))
     spreading = any(field.value and field.value.spreads for field in said[:-1])
     link = "; " if spreading else ", "
-    listed = link.join(parts) if spreading or len(parts) == 1 or rng.random() < 0.3 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    listed = (
+        link.join(parts)
+        if spreading or len(parts) == 1 or rng.random() < 0.3
+        else ", ".join(parts[:-1]) + " and " + parts[-1]
+    )
     if mark == " is {}":
         return rng.choice((f"For {thing} the {listed}.", f"The {listed}.", f"We know that the {listed}."))
     return rng.choice((
@@ -232,7 +250,11 @@ def _about_a_person(namer: Namer) -> Episode:
         fields = [fields[0], *rng.sample(fields[1:], len(fields) - 1)]
     form = rng.randrange(3)
     if form == 0:
-        sentence = f"{name} {' and '.join(told)}." if len(told) < 3 else f"{name} {', '.join(told[:-1])} and {told[-1]}."
+        sentence = (
+            f"{name} {' and '.join(told)}."
+            if len(told) < 3
+            else f"{name} {', '.join(told[:-1])} and {told[-1]}."
+        )
     elif form == 1:
         pronoun = rng.choice(("She", "He"))
         sentence = f"{name} {told[0]}. " + " ".join([f"{pronoun} {part}." for part in told[1:]])
@@ -244,8 +266,17 @@ def _about_a_person(namer: Namer) -> Episode:
 def _personal(key: str, namer: Namer) -> Any:
     rng = namer.rng
     if key in ("age", "height", "children"):
-        return {"age": rng.randint(1, 99), "height": rng.randint(120, 210), "children": rng.randint(2, 6)}[key]
-    options = {"job": words.JOBS, "hobby": words.HOBBIES, "pet": words.ANIMALS, "color": words.COLORS, "food": words.FOODS, "language": words.LANGUAGES}
+        return {"age": rng.randint(1, 99), "height": rng.randint(120, 210), "children": rng.randint(2, 6)}[
+            key
+        ]
+    options = {
+        "job": words.JOBS,
+        "hobby": words.HOBBIES,
+        "pet": words.ANIMALS,
+        "color": words.COLORS,
+        "food": words.FOODS,
+        "language": words.LANGUAGES,
+    }
     if key == "city":
         place = namer.place()
         return place.split(",")[0]

@@ -8,11 +8,27 @@ from basemlx.engine.tiny.training.data.dialogue import assistant, user
 from basemlx.engine.tiny.training.data.episodes import Episode
 from basemlx.engine.tiny.training.data.naming import Namer
 
-_PLACES = ("in a village by the sea", "in a town on a hill", "in a house near the forest", "by an old harbor", "in a valley full of fog", "in a city of bridges", "on a farm by the river", "on an island in the north")
+_PLACES = (
+    "in a village by the sea",
+    "in a town on a hill",
+    "in a house near the forest",
+    "by an old harbor",
+    "in a valley full of fog",
+    "in a city of bridges",
+    "on a farm by the river",
+    "on an island in the north",
+)
 # From different names, so that the friend is never the hero: the likeliest name would be the same for both.
 _HEROES = words.GIVEN_NAMES[::2]
 _FRIENDS = words.GIVEN_NAMES[1::2]
-_WISHES = ("to see the top of the mountain", "to find the lost {thing}", "to build a {thing}", "to learn the oldest song", "to bring home a {thing}", "to hear the bells of the far city")
+_WISHES = (
+    "to see the top of the mountain",
+    "to find the lost {thing}",
+    "to build a {thing}",
+    "to learn the oldest song",
+    "to bring home a {thing}",
+    "to hear the bells of the far city",
+)
 
 # One beat after another; each is a choice of sentences. {n} hero, {k} what the hero is, {p} place, {w} wish, {f} friend,
 # {t} thing, {a} an animal. A beat marked 1 is told in short stories too.
@@ -52,7 +68,16 @@ def _told(namer: Namer, hero_kind: str, thing: str, target_words: int) -> str:
         "to learn the oldest song": "the singer of the oldest song",
         "to hear the bells of the far city": "the far city with its bells",
     }.get(wish, f"the {thing}")
-    slots = {"n": hero, "k": hero_kind, "p": rng.choice(_PLACES), "w": wish, "f": friend, "t": thing, "a": rng.choice(words.ANIMALS), "g": goal}
+    slots = {
+        "n": hero,
+        "k": hero_kind,
+        "p": rng.choice(_PLACES),
+        "w": wish,
+        "f": friend,
+        "t": thing,
+        "a": rng.choice(words.ANIMALS),
+        "g": goal,
+    }
     short = [at for at, (told, _) in enumerate(_BEATS) if told]
     extra = [at for at, (told, _) in enumerate(_BEATS) if not told]
     count = max(0, min(len(extra), round((target_words - 100) / 9.6)))
@@ -61,7 +86,15 @@ def _told(namer: Namer, hero_kind: str, thing: str, target_words: int) -> str:
     lines: list[str] = []
     for start in range(0, len(sentences), 6):
         lines.append(" ".join(sentences[start : start + 6]))
-    return "\n\n".join(lines).replace(" a owl", " an owl").replace(" a otter", " an otter").replace(" a engineer", " an engineer").replace("A owl", "An owl").replace("A otter", "An otter").replace("A engineer", "An engineer")
+    return (
+        "\n\n".join(lines)
+        .replace(" a owl", " an owl")
+        .replace(" a otter", " an otter")
+        .replace(" a engineer", " an engineer")
+        .replace("A owl", "An owl")
+        .replace("A otter", "An otter")
+        .replace("A engineer", "An engineer")
+    )
 
 
 def story(namer: Namer) -> Episode:
@@ -82,18 +115,39 @@ def story(namer: Namer) -> Episode:
     target = rng.choice((80, 100, 150, 200, 200, 200, 250))
     form = rng.random()
     if form < 0.45:
-        asked = rng.choice(("Write a {n}-word story{a}.", "Write a {n} word story{a}.", "Write a story{a} in {n} words.", "Tell me a {n}-word story{a}.", "A story{a} of {n} words, please.", "write a {n}-word story{a}")).format(n=target, a=about)
+        asked = rng.choice(
+            (
+                "Write a {n}-word story{a}.",
+                "Write a {n} word story{a}.",
+                "Write a story{a} in {n} words.",
+                "Tell me a {n}-word story{a}.",
+                "A story{a} of {n} words, please.",
+                "write a {n}-word story{a}",
+            )
+        ).format(n=target, a=about)
     elif form < 0.65:
         target = 80
-        asked = rng.choice(("Write a short story{a}.", "Tell me a short story{a}.", "A short story{a}, please.")).format(a=about)
+        asked = rng.choice(
+            ("Write a short story{a}.", "Tell me a short story{a}.", "A short story{a}, please.")
+        ).format(a=about)
     elif form < 0.75:
         target = 250
         asked = rng.choice(("Write a long story{a}.", "Tell me a long story{a}.")).format(a=about)
     else:
         target = 150
-        asked = rng.choice(("Write a story{a}.", "Tell me a story{a}.", "Can you tell me a story{a}?", "I want to hear a story{a}.", "Once upon a time...")).format(a=about)
+        asked = rng.choice(
+            (
+                "Write a story{a}.",
+                "Tell me a story{a}.",
+                "Can you tell me a story{a}?",
+                "I want to hear a story{a}.",
+                "Once upon a time...",
+            )
+        ).format(a=about)
     text = _told(namer, kind, thing, target)
-    return Episode([user(asked), assistant(text, "A hero, a wish, a journey, an end.")], task="story", toolless=True)
+    return Episode(
+        [user(asked), assistant(text, "A hero, a wish, a journey, an end.")], task="story", toolless=True
+    )
 
 
 def _article(word: str) -> str:

@@ -19,13 +19,19 @@ Said = tuple[str, str, str]  # the question, the answer, the thought
 BARRED = numbers_of(
     ARITHMETIC
     | LOOKING_UP
-    | {"greeting_generator", "magic_function", "translate", "get_stock_price", "get_user", "get_word_length", "random_number"}
+    | {
+        "greeting_generator",
+        "magic_function",
+        "translate",
+        "get_stock_price",
+        "get_user",
+        "get_word_length",
+        "random_number",
+    }
 )
 
 DO_NOT_KNOW = "I do not know that. I am a very small model and know little of the world."
-IDENTITY = (
-    "I am tiny, the built-in model of basemlx. I can call tools, write JSON, remember what you tell me and do small sums."
-)
+IDENTITY = "I am tiny, the built-in model of basemlx. I can call tools, write JSON, remember what you tell me and do small sums."
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 _GREETINGS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -94,7 +100,16 @@ def sum_of(namer: Namer) -> Said:
 
 def _capital(namer: Namer) -> Said:
     country, city = namer.rng.choice(tuple(knowledge.CAPITALS.items()))
-    asked = namer.rng.choice(("What is the capital of {}?", "What's the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.", "Capital of {}?", "Tell me the capital of {}."))
+    asked = namer.rng.choice(
+        (
+            "What is the capital of {}?",
+            "What's the capital of {}?",
+            "Which city is the capital of {}?",
+            "Name the capital of {}.",
+            "Capital of {}?",
+            "Tell me the capital of {}.",
+        )
+    )
     return asked.format(country), f"The capital of {country} is {city}.", "I know this."
 
 
@@ -105,41 +120,113 @@ def _fact(namer: Namer) -> Said:
 
 def list_of(namer: Namer) -> Said:
     rng = namer.rng
-    name, items = rng.choice(tuple(knowledge.LISTS.items())) if rng.random() < 0.85 else ("primes", knowledge.LISTS["primes"])
+    name, items = (
+        rng.choice(tuple(knowledge.LISTS.items()))
+        if rng.random() < 0.85
+        else ("primes", knowledge.LISTS["primes"])
+    )
     count = rng.randint(2, min(len(items), 10)) if rng.random() < 0.6 else 3
     said = rng.choice((_NUMBER_WORDS[count], _NUMBER_WORDS[count], str(count)))
-    asked = rng.choice(("List {n} {w}.", "Name {n} {w}.", "Give me {n} {w}.", "Can you list {n} {w}?", "Tell me {n} {w}.", "Write down {n} {w}.", "list {n} {w}", "I need {n} {w}.", "What are {n} {w}?", "Name {n} {w}, please."))
-    return asked.format(n=said, w=name), ", ".join(items[:count]), f"{_NUMBER_WORDS[count].capitalize()} {name}."
+    asked = rng.choice(
+        (
+            "List {n} {w}.",
+            "Name {n} {w}.",
+            "Give me {n} {w}.",
+            "Can you list {n} {w}?",
+            "Tell me {n} {w}.",
+            "Write down {n} {w}.",
+            "list {n} {w}",
+            "I need {n} {w}.",
+            "What are {n} {w}?",
+            "Name {n} {w}, please.",
+        )
+    )
+    return (
+        asked.format(n=said, w=name),
+        ", ".join(items[:count]),
+        f"{_NUMBER_WORDS[count].capitalize()} {name}.",
+    )
 
 
 def explain(namer: Namer) -> Said:
     rng = namer.rng
-    topic, sentences = rng.choice(tuple(knowledge.EXPLANATIONS.items())) if rng.random() < 0.9 else ("MLX", knowledge.EXPLANATIONS["MLX"])
+    topic, sentences = (
+        rng.choice(tuple(knowledge.EXPLANATIONS.items()))
+        if rng.random() < 0.9
+        else ("MLX", knowledge.EXPLANATIONS["MLX"])
+    )
     count = rng.randint(1, len(sentences))
     bare = topic.removeprefix("a ").removeprefix("an ")
     if rng.random() < 0.55:
         said = "one sentence" if count == 1 else f"{rng.choice((_NUMBER_WORDS[count], str(count)))} sentences"
-        asked = rng.choice(("Explain {t} in {n}.", "Describe {t} in {n}.", "What is {t}? Answer in {n}.", "Tell me about {t} in {n}.", "In {n}, explain {t}.", "Explain {b} in {n}.", "Summarize {t} in {n}."))
-        return asked.format(t=topic, b=bare, n=said), " ".join(sentences[:count]), f"I explain {topic} in {said}."
+        asked = rng.choice(
+            (
+                "Explain {t} in {n}.",
+                "Describe {t} in {n}.",
+                "What is {t}? Answer in {n}.",
+                "Tell me about {t} in {n}.",
+                "In {n}, explain {t}.",
+                "Explain {b} in {n}.",
+                "Summarize {t} in {n}.",
+            )
+        )
+        return (
+            asked.format(t=topic, b=bare, n=said),
+            " ".join(sentences[:count]),
+            f"I explain {topic} in {said}.",
+        )
     count = min(2, len(sentences))
-    asked = rng.choice(("What is {t}?", "Explain {t}.", "Tell me about {t}.", "Can you explain {t}?", "What is {b}?", "Please explain {t} to me.", "explain {b}", "What's {t}?", "Describe {t}."))
+    asked = rng.choice(
+        (
+            "What is {t}?",
+            "Explain {t}.",
+            "Tell me about {t}.",
+            "Can you explain {t}?",
+            "What is {b}?",
+            "Please explain {t} to me.",
+            "explain {b}",
+            "What's {t}?",
+            "Describe {t}.",
+        )
+    )
     return asked.format(t=topic, b=bare), " ".join(sentences[:count]), f"I explain {topic}."
 
 
 def haiku(namer: Namer) -> Said:
     rng = namer.rng
-    topic, lines = rng.choice(tuple(knowledge.HAIKUS.items())) if rng.random() < 0.8 else ("latency", knowledge.HAIKUS["latency"])
+    topic, lines = (
+        rng.choice(tuple(knowledge.HAIKUS.items()))
+        if rng.random() < 0.8
+        else ("latency", knowledge.HAIKUS["latency"])
+    )
     if rng.random() < 0.12:
         topic = namer.pick(words.NOUNS)  # no haiku for it: one of the sea
         lines = knowledge.HAIKUS["nature"]
-        asked = rng.choice(("Write a haiku about {}.", "A haiku about {}, please.", "Write me a haiku about {}."))
+        asked = rng.choice(
+            ("Write a haiku about {}.", "A haiku about {}, please.", "Write me a haiku about {}.")
+        )
         if topic in knowledge.HAIKUS:
             lines = knowledge.HAIKUS[topic]
         return asked.format(topic), "\n".join(lines), "Three short lines."
     if rng.random() < 0.08:
         lines = knowledge.HAIKUS["nature"]
-        return rng.choice(("Write a haiku.", "A haiku, please.", "Can you write a haiku?", "Write me a haiku")), "\n".join(lines), "Three short lines."
-    asked = rng.choice(("Write a haiku about {}.", "A haiku about {}, please.", "Write me a haiku about {}.", "Can you write a haiku about {}?", "haiku about {}", "Compose a haiku on {}.", "Write a short poem about {}.", "Write a poem about {}."))
+        return (
+            rng.choice(("Write a haiku.", "A haiku, please.", "Can you write a haiku?", "Write me a haiku")),
+            "\n".join(lines),
+            "Three short lines.",
+        )
+    asked = rng.choice(
+        (
+            "Write a haiku about {}.",
+            "A haiku about {}, please.",
+            "Write me a haiku about {}.",
+            "Can you write a haiku about {}?",
+            "haiku about {}",
+            "Compose a haiku on {}.",
+            "Write a short poem about {}.",
+            "Write a poem about {}.",
+        )
+    )
     return asked.format(topic), "\n".join(lines), "Three short lines."
 
 
@@ -160,8 +247,21 @@ def joke(namer: Namer) -> Said:
             "Write a joke{} as JSON with \"setup\" and \"punchline\".",
             "A joke{} as JSON (setup, punchline)",
         ))  # fmt: skip
-        return asked.format(about), json.dumps({"setup": setup, "punchline": punchline}), "Keys: setup, punchline."
-    asked = rng.choice(("Tell me a joke{}.", "Tell me a joke{}", "Do you know a joke{}?", "Make me laugh with a joke{}.", "A joke{}, please.", "Can you tell a joke{}?"))
+        return (
+            asked.format(about),
+            json.dumps({"setup": setup, "punchline": punchline}),
+            "Keys: setup, punchline.",
+        )
+    asked = rng.choice(
+        (
+            "Tell me a joke{}.",
+            "Tell me a joke{}",
+            "Do you know a joke{}?",
+            "Make me laugh with a joke{}.",
+            "A joke{}, please.",
+            "Can you tell a joke{}?",
+        )
+    )
     return asked.format(about), f"{setup} {punchline}", "A joke."
 
 
@@ -191,7 +291,20 @@ def echo(namer: Namer) -> Said:
     rng = namer.rng
     text = namer.phrase(1, 8) if rng.random() < 0.7 else namer.string()
     mark = rng.choice(('"', '"', "'", ""))
-    asked = rng.choice(("Say {}", "Repeat after me: {}", "Repeat: {}", "Please say {}", "Answer with {}", "Write {}", "Reply with {}", "Say exactly {}", "Echo {}", "Respond with {}"))
+    asked = rng.choice(
+        (
+            "Say {}",
+            "Repeat after me: {}",
+            "Repeat: {}",
+            "Please say {}",
+            "Answer with {}",
+            "Write {}",
+            "Reply with {}",
+            "Say exactly {}",
+            "Echo {}",
+            "Respond with {}",
+        )
+    )
     return asked.format(f"{mark}{text}{mark}"), text, "I repeat it."
 
 
@@ -201,7 +314,11 @@ def format_request(namer: Namer) -> Said:
     kind = rng.randrange(4)
     if kind == 0:
         items = [namer.word() for _ in range(rng.randint(1, 6))]
-        return f"How many words are here: {' '.join(items)}?", f"There {'is' if len(items) == 1 else 'are'} {len(items)}.", "I count them."
+        return (
+            f"How many words are here: {' '.join(items)}?",
+            f"There {'is' if len(items) == 1 else 'are'} {len(items)}.",
+            "I count them.",
+        )
     if kind == 1:
         a, b = namer.integer(0, 999), namer.integer(0, 999)
         if a == b:
@@ -209,8 +326,16 @@ def format_request(namer: Namer) -> Said:
         return f"Which is larger, {a} or {b}?", f"{max(a, b)} is larger.", "I compare them."
     items = [namer.word() for _ in range(rng.randint(2, 5))]
     if kind == 2:
-        return f"What is the first word of: {' '.join(items)}?", f"The first word is {items[0]}.", "I look at the list."
-    return f"What is the last word of: {' '.join(items)}?", f"The last word is {items[-1]}.", "I look at the list."
+        return (
+            f"What is the first word of: {' '.join(items)}?",
+            f"The first word is {items[0]}.",
+            "I look at the list.",
+        )
+    return (
+        f"What is the last word of: {' '.join(items)}?",
+        f"The last word is {items[-1]}.",
+        "I look at the list.",
+    )
 
 
 _KINDS: tuple[tuple[Callable[[Namer], Said], int], ...] = (

@@ -39,7 +39,11 @@ class Tool:
             if style == 1:
                 entry = {"title": spoken(parameter.name).title(), **entry}
             if parameter.description:
-                entry = {"description": parameter.description, **entry} if style == 2 else {**entry, "description": parameter.description}
+                entry = (
+                    {"description": parameter.description, **entry}
+                    if style == 2
+                    else {**entry, "description": parameter.description}
+                )
             properties[parameter.name] = entry
         required = [parameter.name for parameter in self.parameters if parameter.required]
         schema: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
@@ -48,12 +52,16 @@ class Tool:
         elif style == 2:
             schema["additionalProperties"] = False
         elif style == 3:
-            schema = {"properties": properties, "type": "object"} | ({"required": required} if required else {})
+            schema = {"properties": properties, "type": "object"} | (
+                {"required": required} if required else {}
+            )
         elif style == 4 and not properties:
             schema = {"type": "object", "properties": {}}
         function: dict[str, Any] = {"name": self.name, "description": self.description, "parameters": schema}
         if style == 4:
-            function = {"name": self.name, "parameters": schema} | ({"description": self.description} if self.description else {})
+            function = {"name": self.name, "parameters": schema} | (
+                {"description": self.description} if self.description else {}
+            )
         if style == 2:
             function["strict"] = True
         return {"type": "function", "function": function}
@@ -77,7 +85,9 @@ def make_parameters(namer: Namer, count: int, rich: bool = True) -> list[Paramet
             continue
         taken.add(said)
         kind = rng.choice(values.NESTED) if rich and rng.random() < 0.16 else rng.choice(values.SCALARS)
-        described = f"{rng.choice(('The', 'the', 'Its'))} {said}" + rng.choice(("", "", ".", f" of the {namer.pick(words.NOUNS)}"))
+        described = f"{rng.choice(('The', 'the', 'Its'))} {said}" + rng.choice(
+            ("", "", ".", f" of the {namer.pick(words.NOUNS)}")
+        )
         parameters.append(
             Parameter(
                 name=f"{rng.choice('abcdefghijklmnopqrstuvwxyz')}{len(parameters) + 1}" if opaque else name,
@@ -108,7 +118,14 @@ def make_tool(namer: Namer, verb: str = "", noun: str = "", most_parameters: int
     name = joined(pieces, rng.choices((0, 1, 2, 3, 4), (62, 16, 8, 6, 8))[0])
     opaque = rng.random() < 0.1
     if opaque:
-        name = rng.choice((namer.word(), f"{namer.word()}_{namer.word()}", f"fn_{namer.digits(1, 3)}", f"tool{namer.digits(1, 2)}"))
+        name = rng.choice(
+            (
+                namer.word(),
+                f"{namer.word()}_{namer.word()}",
+                f"fn_{namer.digits(1, 3)}",
+                f"tool{namer.digits(1, 2)}",
+            )
+        )
     description = _description(namer, verb, noun, parameters)
     return Tool(
         name=name,
@@ -141,32 +158,3 @@ def _description(namer: Namer, verb: str, noun: str, parameters: Sequence[Parame
     else:
         text = f"{verb.capitalize()} {article} {noun} and return the {namer.pick(words.PARAMETERS)}."
     return text
-
-
-def make_toolbox(namer: Namer, wanted: Sequence[Tool], total: int) -> list[Tool]:
-    """The wanted tools among others, `total` in all, shuffled; some of the others nearly fit. No two do the same."""
-    rng = namer.rng
-    box = list(wanted)
-    taken = {(tool.verb, tool.noun) for tool in box}
-    names = {tool.name for tool in box}
-    tries = 0
-    while len(box) < total and tries < 40:
-        tries += 1
-        verb = noun = ""
-        if wanted and rng.random() < 0.4:
-            near = rng.choice(wanted)
-            verb, noun = (near.verb, "") if rng.random() < 0.5 else ("", near.noun)
-        other = make_tool(namer, verb, noun)
-        if (other.verb, other.noun) in taken or other.name in names:
-            continue
-        taken.add((other.verb, other.noun))
-        names.add(other.name)
-        box.append(other)
-    rng.shuffle(box)
-    return box
-
-
-def clashes(tool: Tool, others: Sequence[Tool]) -> bool:
-    """Whether one of the others could be meant by a request for `tool`: the same noun and a verb that can mean the same."""
-    asked = set(tool.asked_as)
-    return any(other.noun == tool.noun and asked & set(other.asked_as) for other in others)

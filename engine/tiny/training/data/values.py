@@ -10,7 +10,21 @@ from typing import Any
 from basemlx.engine.tiny.training.data import words
 from basemlx.engine.tiny.training.data.naming import Namer, spoken
 
-_SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_SPELLED = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 
 SCALARS = ("string", "string", "string", "string", "integer", "integer", "number", "boolean", "enum")
 NESTED = ("strings", "strings", "numbers", "object")
@@ -30,7 +44,9 @@ def schema_of(kind: str, namer: Namer) -> dict[str, Any]:
     rng = namer.rng
     if kind == "enum":
         count = rng.randint(2, 4)
-        options = rng.sample(words.ENUM_WORDS, count) if namer.common() else [namer.word() for _ in range(count)]
+        options = (
+            rng.sample(words.ENUM_WORDS, count) if namer.common() else [namer.word() for _ in range(count)]
+        )
         return {"type": "string", "enum": list(dict.fromkeys(options))}
     if kind == "strings":
         return {"type": "array", "items": {"type": "string"}}
@@ -64,7 +80,10 @@ def draw(schema: dict[str, Any], namer: Namer) -> Value:
         return Value(decimal, str(decimal))
     if kind == "boolean":
         truth = rng.random() < 0.5
-        return Value(truth, rng.choice(("true", "yes", "on", "enabled") if truth else ("false", "no", "off", "disabled")))
+        return Value(
+            truth,
+            rng.choice(("true", "yes", "on", "enabled") if truth else ("false", "no", "off", "disabled")),
+        )
     if kind == "array":
         return _array(schema["items"]["type"], namer)
     return _object(schema["properties"], namer)
@@ -97,7 +116,9 @@ def _array(item: str, namer: Namer) -> Value:
         return Value(items, "[" + ", ".join(texts) + "]")
     if style < 0.35 and item == "string":
         return Value(items, "[" + ", ".join([f'"{text}"' for text in texts]) + "]")
-    said = ", ".join(texts) if rng.random() < 0.4 or count == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+    said = (
+        ", ".join(texts) if rng.random() < 0.4 or count == 1 else ", ".join(texts[:-1]) + " and " + texts[-1]
+    )
     return Value(items, said, count > 1)
 
 

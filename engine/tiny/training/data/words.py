@@ -92,7 +92,9 @@ PARAMETERS = _split(
     "source destination origin team project group member role zone region brand model material shape"
 )
 
-MODIFIERS = _split("new old main first last next start end min max total user order item default target parent base")
+MODIFIERS = _split(
+    "new old main first last next start end min max total user order item default target parent base"
+)
 
 GIVEN_NAMES = _split(
     "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Kate Leo Maria Noah Olga Paul Quinn Rosa Sam Tina Ugo Vera "
@@ -113,16 +115,34 @@ CITIES = (
 )  # fmt: skip
 
 COLORS = _split("red blue green yellow black white orange purple pink brown gray violet teal gold silver")
-ANIMALS = _split("cat dog horse fox owl bear wolf rabbit turtle parrot goat duck hamster lizard crow otter badger mouse")
-FOODS = _split("pizza soup bread rice pasta salad cheese apple noodle pancake curry taco honey plum carrot bean melon")
-HOBBIES = _split("chess running painting sailing cooking hiking reading dancing fishing knitting cycling gardening")
-JOBS = _split("teacher doctor nurse baker pilot farmer engineer lawyer writer painter carpenter driver chemist plumber")
-ADJECTIVES = _split("quick small big old new quiet bright dark warm cold soft heavy light long short wide clean round")
-UNITS = _split("celsius fahrenheit meters kilometers miles feet grams kilograms pounds liters seconds minutes hours")
-LANGUAGES = _split("English German French Spanish Italian Japanese Korean Dutch Polish Turkish Arabic Hindi Greek")
+ANIMALS = _split(
+    "cat dog horse fox owl bear wolf rabbit turtle parrot goat duck hamster lizard crow otter badger mouse"
+)
+FOODS = _split(
+    "pizza soup bread rice pasta salad cheese apple noodle pancake curry taco honey plum carrot bean melon"
+)
+HOBBIES = _split(
+    "chess running painting sailing cooking hiking reading dancing fishing knitting cycling gardening"
+)
+JOBS = _split(
+    "teacher doctor nurse baker pilot farmer engineer lawyer writer painter carpenter driver chemist plumber"
+)
+ADJECTIVES = _split(
+    "quick small big old new quiet bright dark warm cold soft heavy light long short wide clean round"
+)
+UNITS = _split(
+    "celsius fahrenheit meters kilometers miles feet grams kilograms pounds liters seconds minutes hours"
+)
+LANGUAGES = _split(
+    "English German French Spanish Italian Japanese Korean Dutch Polish Turkish Arabic Hindi Greek"
+)
 CURRENCIES = _split("EUR USD GBP JPY CHF CAD AUD SEK INR CNY")
-TIMEZONES = _split("UTC CET Europe/Berlin America/New_York Asia/Tokyo Asia/Kolkata Africa/Cairo Europe/London")
-STATUSES = _split("open closed pending done active paused ready failed queued shipped delivered cancelled draft sent")
+TIMEZONES = _split(
+    "UTC CET Europe/Berlin America/New_York Asia/Tokyo Asia/Kolkata Africa/Cairo Europe/London"
+)
+STATUSES = _split(
+    "open closed pending done active paused ready failed queued shipped delivered cancelled draft sent"
+)
 LEVELS = _split("low medium high urgent normal critical minor major")
 CONDITIONS = _split("sunny cloudy rainy windy snowy foggy stormy clear hot cold humid mild")
 WEEKDAYS = _split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
@@ -132,7 +152,9 @@ PLAIN_WORDS = _split(
     "we won today thanks for all your help running late again dinner is ready new plan for next week all tests pass "
     "keep it simple good morning team do not forget our lunch water plants every evening fresh paint on left side"
 )
-DOMAINS = _split("example.com example.org mail.example test.example shop.example acme.test site.example data.example")
+DOMAINS = _split(
+    "example.com example.org mail.example test.example shop.example acme.test site.example data.example"
+)
 EXTENSIONS = _split("txt pdf csv json md png jpg py log xml yaml html")
 ENUM_WORDS = _split(
     "small medium large low high fast slow asc desc daily weekly monthly north south east west public private draft "
