@@ -28,6 +28,9 @@ from basemlx.engine.models.folder import check_folder
 
 BUILT_IN_NAME = "tiny"
 CACHE_PREFIX = "models--"
+NOTE_NAME = ".basemlx.json"
+"""Beside the snapshots of a repository: what `pull` brought, and which commit it brought last."""
+
 _MAX_ENTRIES = 10_000
 _MAX_FILES = 2_000
 
@@ -185,8 +188,15 @@ def _hub_candidates(cache: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 def _snapshot(repository: Path) -> Path | None:
-    """The snapshot that `main` points at, else the newest."""
+    """The snapshot that was pulled last, else what `main` points at, else the newest."""
     snapshots = {folder.name: folder for folder in _subfolders(repository / "snapshots")}
+    if (repository / NOTE_NAME).is_file():
+        try:
+            pulled = snapshots.get(str(read_json_object(repository / NOTE_NAME).get("current")))
+        except ModelLoadFailed:
+            pulled = None
+        if pulled is not None:
+            return pulled
     try:
         main = (repository / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -38,7 +38,7 @@ _DENSE_SHARE = 0.6
 _WEIGHTS_SHARE = 0.9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
     """A model in memory.
 

@@ -1,0 +1,228 @@
+"""One file from a hub to this disk: in parts that survive whatever happens, and under its final name only when its hash
+is right.
+
+A part (`NAME.basemlx-partial`) is resumed by Range after a broken connection, a stall or a killed process; a server
+that answers a Range with the whole file, or with other bytes than asked for, makes it start again. It knows nothing of
+repositories or caches.
+"""
+
+import errno
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import httpx
+
+from basemlx.engine.errors import BaseMLXError
+from basemlx.engine.models.redirects import RedirectRefused, is_same_origin, next_url
+
+PARTIAL_SUFFIX = ".basemlx-partial"
+MAX_REDIRECTS = 5
+MAX_TRIES_WITHOUT_PROGRESS = 4
+MAX_TRIES = 100
+CHUNK_BYTES = 1 << 20
+_RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class PullFailed(BaseMLXError):
+    """A download could not be completed. What has come is kept for the next try."""
+
+    default_code = "pull_failed"
+
+
+class PullStopped(PullFailed):
+    """Somebody wanted it stopped, or another file of it failed."""
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file of a repository. `oid` is its SHA-256 where the hub keeps it as a large file, else its Git blob id."""
+
+    name: str
+    size_bytes: int
+    oid: str
+    is_large: bool
+
+    def hasher(self) -> _Hash:
+        if self.is_large:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size_bytes, usedforsecurity=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """How files are fetched: from where, as whom, and how patiently. `stop` is asked between chunks."""
+
+    client: httpx.Client
+    endpoint: str
+    token: str | None
+    pause_s: float = 1.0
+    stop: Callable[[], bool] = lambda: False
+
+    def fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
+        """The file under `target`, whole and checked. `progress` is told of bytes gained (or, negative, given up).
+        Raises PullFailed."""
+        partial = target.with_name(target.name + PARTIAL_SUFFIX)
+        may_restart = True
+        while True:
+            found = self._complete(url, file, partial, progress)
+            if found == file.oid:
+                partial.chmod(0o644)
+                partial.replace(target)
+                return
+            progress(-file.size_bytes)
+            partial.unlink(missing_ok=True)
+            if not may_restart:
+                raise PullFailed(
+                    f"{file.name} arrived whole but is not the file that the hub describes (wrong hash). It was "
+                    "deleted; try again later."
+                )
+            may_restart = False  # an old part may have been damaged here; a second time it is the server
+
+    def _complete(self, url: str, file: RemoteFile, partial: Path, progress: Callable[[int], None]) -> str:
+        """Fetches until the part has the file's size; its hash."""
+        tries_left = MAX_TRIES_WITHOUT_PROGRESS
+        reason = ""
+        for number in range(MAX_TRIES):
+            if number and not self.stop():
+                time.sleep(self.pause_s)
+            hasher = file.hasher()
+            with _opened(partial) as part:
+                held = _hashed(part, hasher, file.size_bytes)
+                if held is None:
+                    part.truncate(0)
+                    hasher, held = file.hasher(), 0
+                if not number and held:
+                    progress(held)
+                try:
+                    gained, hasher = self._receive(url, file, part, held, hasher, progress)
+                except httpx.HTTPError as error:
+                    gained, reason = part.tell() - held, type(error).__name__
+                except OSError as error:
+                    raise _disk_error(error, file) from None
+                if self.stop():
+                    raise PullStopped("The download was stopped. What has come is kept.")
+                if part.tell() == file.size_bytes:
+                    return hasher.hexdigest()
+            tries_left = MAX_TRIES_WITHOUT_PROGRESS if gained > 0 else tries_left - 1
+            if not tries_left:
+                break
+        raise PullFailed(
+            f"{file.name} could not be downloaded: the connection keeps breaking off or stalling"
+            f"{f' ({reason})' if reason else ''}. What has come is kept: run the same command again to go on."
+        )
+
+    def _receive(
+        self,
+        url: str,
+        file: RemoteFile,
+        part: BinaryIO,
+        held: int,
+        hasher: _Hash,
+        progress: Callable[[int], None],
+    ) -> tuple[int, _Hash]:
+        """One answer's worth of bytes: how many were gained, and the hash of all there is."""
+        if held == file.size_bytes:
+            return 0, hasher
+        with self._answer(url, held) as answer:
+            if answer.status_code in _RETRIED_STATUSES:
+                return 0, hasher
+            if answer.status_code == 416 or (answer.status_code == 206 and not _continues(answer, held)):
+                part.truncate(0)
+                part.seek(0)
+                progress(-held)
+                return 0, file.hasher()
+            if answer.status_code not in (200, 206):
+                raise PullFailed(f"The hub answered {answer.status_code} for {file.name}.")
+            if answer.status_code == 200 and held:  # it sends the whole file whatever was asked
+                part.truncate(0)
+                part.seek(0)
+                progress(-held)
+                hasher, held = file.hasher(), 0
+            gained = 0
+            for chunk in answer.iter_raw():
+                if held + gained + len(chunk) > file.size_bytes:
+                    part.truncate(0)
+                    part.seek(0)
+                    progress(-held - gained)
+                    raise PullFailed(f"The hub sent more of {file.name} than it has. Nothing of it was kept.")
+                part.write(chunk)
+                part.flush()  # what has come survives this process
+                hasher.update(chunk)
+                gained += len(chunk)
+                progress(len(chunk))
+                if self.stop():
+                    break
+            return gained, hasher
+
+    def _answer(self, url: str, held: int) -> "_Closing":
+        """The first answer that is no redirect. The token goes to the hub only."""
+        for _ in range(MAX_REDIRECTS + 1):
+            headers = {"accept-encoding": "identity"}  # a compressed answer could not be resumed
+            if held:
+                headers["range"] = f"bytes={held}-"
+            if self.token and is_same_origin(url, self.endpoint):
+                headers["authorization"] = f"Bearer {self.token}"
+            answer = self.client.send(self.client.build_request("GET", url, headers=headers), stream=True)
+            if not answer.has_redirect_location:
+                return _Closing(answer)
+            answer.close()
+            try:
+                url = next_url(url, answer.headers["location"], self.endpoint)
+            except RedirectRefused as refused:
+                raise PullFailed(f"The hub redirects a download {refused}, which is not followed.") from None
+        raise PullFailed("The hub redirects a download in circles.")
+
+
+class _Closing:
+    """A streamed response as a context manager."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self._answer = answer
+
+    def __enter__(self) -> httpx.Response:
+        return self._answer
+
+    def __exit__(self, *exc: object) -> None:
+        self._answer.close()
+
+
+def _opened(partial: Path) -> BinaryIO:
+    try:
+        if partial.is_symlink():
+            partial.unlink()
+        return partial.open("r+b" if partial.exists() else "w+b")
+    except OSError as error:
+        raise PullFailed(f"{partial.name} cannot be written ({error.strerror}).") from None
+
+
+def _hashed(part: BinaryIO, hasher: _Hash, limit: int) -> int | None:
+    """Reads what an earlier try left; its size, None if that is more than the file has."""
+    held = 0
+    while chunk := part.read(CHUNK_BYTES):
+        hasher.update(chunk)
+        held += len(chunk)
+        if held > limit:
+            part.seek(0)
+            return None
+    return held
+
+
+def _continues(answer: httpx.Response, held: int) -> bool:
+    return str(answer.headers.get("content-range", "")).startswith(f"bytes {held}-")
+
+
+def _disk_error(error: OSError, file: RemoteFile) -> PullFailed:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PullFailed(
+            f"The disk is full. What has come of {file.name} is kept; make room and run the same command again."
+        )
+    return PullFailed(f"{file.name} cannot be written ({error.strerror}).")

@@ -1,0 +1,393 @@
+"""Pulling from a real local hub that misbehaves, and removing what was pulled."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basemlx.engine.errors import ModelLoadFailed, ModelNotFound
+from basemlx.engine.models import hub as hub_module
+from basemlx.engine.models.discovery import Discovery, FoundModel, ModelPlaces
+from basemlx.engine.models.hub import pull, remove
+from basemlx.engine.models.redirects import RedirectRefused, next_url
+from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed
+from tests.model_zoo import write_model
+from tests.models.conftest import put_in_hub_cache
+from tests.models.hub_server import Hub, serving
+
+NAME = "org/model"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_model(tmp_path_factory.mktemp("hub") / "model", "qwen3", seed=5)
+    (folder / "README.md").write_text("a model card")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04 a pickle")
+    (folder / "modeling_evil.py").write_text("raise SystemExit")
+    (folder / "consolidated.safetensors").write_bytes(b"another program's copy")
+    return folder
+
+
+@pytest.fixture
+def hub(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub = Hub()
+    hub.add(NAME, model)
+    with serving(hub):
+        yield hub
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def fetch(hub: Hub, cache: Path, name: str = NAME, **options: Any) -> Any:
+    options = {"stall_timeout_s": 10.0, "pause_s": 0.01} | options
+    return pull(name, cache=cache, endpoint=hub.url, **options)
+
+
+def found(cache: Path, name: str = NAME) -> FoundModel | None:
+    return Discovery(ModelPlaces(None, cache)).find(name)
+
+
+def weights_of(hub: Hub) -> bytes:
+    return hub.repositories[NAME][WEIGHTS]
+
+
+def partials(cache: Path) -> list[Path]:
+    return list(cache.rglob("*" + PARTIAL_SUFFIX))
+
+
+def test_a_pulled_model_is_whole_found_and_brings_only_what_is_safe(hub: Hub, cache: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    pulled = fetch(hub, cache, progress=lambda done, total: seen.append((done, total)))
+    model = found(cache)
+    assert model is not None
+    assert model.problem is None
+    assert {file.name for file in model.folder.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        WEIGHTS,
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert (model.folder / WEIGHTS).read_bytes() == weights_of(hub)
+    assert seen[0] == (0, pulled.size_bytes)
+    assert seen[-1] == (pulled.size_bytes, pulled.size_bytes)
+    assert (cache / "models--org--model" / "refs" / "main").read_text() == hub.commit
+    assert not partials(cache)
+
+
+def test_huggingface_hub_itself_takes_the_result_for_its_own(hub: Hub, cache: Path) -> None:
+    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+
+    fetch(hub, cache)
+    path = try_to_load_from_cache(NAME, WEIGHTS, cache_dir=cache)
+    assert isinstance(path, str)
+    assert Path(path).read_bytes() == weights_of(hub)
+    report = scan_cache_dir(cache)
+    assert [repo.repo_id for repo in report.repos] == [NAME]
+
+
+def test_pulling_again_fetches_nothing(hub: Hub, cache: Path) -> None:
+    fetch(hub, cache)
+    hub.seen.clear()
+    assert fetch(hub, cache).fetched_bytes == 0
+    assert hub.fetched(WEIGHTS) == []
+
+
+def test_a_connection_that_breaks_off_is_resumed_where_it_stopped(hub: Hub, cache: Path) -> None:
+    hub.truncate[WEIGHTS] = [50_000, 60_000, 70_000]
+    fetch(hub, cache)
+    ranges = [seen.headers.get("range") for seen in hub.fetched(WEIGHTS)]
+    assert ranges == [None, "bytes=50000-", "bytes=110000-", "bytes=180000-"]
+    assert found(cache) is not None
+
+
+def test_a_stall_is_noticed_and_resumed_even_before_the_first_byte(hub: Hub, cache: Path) -> None:
+    hub.stall[WEIGHTS] = [0, 40_000]
+    fetch(hub, cache, stall_timeout_s=1.0)
+    assert [seen.headers.get("range") for seen in hub.fetched(WEIGHTS)] == [None, None, "bytes=40000-"]
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(hub: Hub, cache: Path) -> None:
+    hub.truncate[WEIGHTS] = [50_000]
+    hub.ignore_range = True
+    seen: list[int] = []
+    fetch(hub, cache, progress=lambda done, _total: seen.append(done))
+    model = found(cache)
+    assert model is not None
+    assert (model.folder / WEIGHTS).read_bytes() == weights_of(hub)
+    assert max(seen) == seen[-1], "progress never claims more than there is"
+
+
+def test_a_server_that_keeps_breaking_off_is_given_up_and_the_rest_comes_later(hub: Hub, cache: Path) -> None:
+    hub.truncate[WEIGHTS] = [50_000, 0, 0, 0, 0, 0]
+    with pytest.raises(PullFailed, match="run the same command again"):
+        fetch(hub, cache)
+    assert found(cache) is None, "half a model is no model"
+    assert [path.stat().st_size for path in partials(cache)] == [50_000]
+    hub.truncate.clear()
+    hub.seen.clear()
+    fetch(hub, cache)
+    assert [seen.headers.get("range") for seen in hub.fetched(WEIGHTS)] == ["bytes=50000-"]
+    assert found(cache) is not None
+
+
+def test_busy_answers_are_tried_again(hub: Hub, cache: Path) -> None:
+    hub.statuses[WEIGHTS] = [503, 429, 500]
+    fetch(hub, cache)
+    assert found(cache) is not None
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_bytes_that_are_not_the_files_are_never_kept(hub: Hub, cache: Path, name: str) -> None:
+    hub.tamper = {name}
+    with pytest.raises(PullFailed, match="wrong hash"):
+        fetch(hub, cache)
+    assert found(cache) is None
+    data = hub.repositories[NAME][name]
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size == len(data)]
+
+
+def test_a_part_that_was_damaged_here_is_fetched_anew(hub: Hub, cache: Path) -> None:
+    hub.truncate[WEIGHTS] = [50_000, 0, 0, 0, 0, 0]
+    with pytest.raises(PullFailed):
+        fetch(hub, cache)
+    [partial] = partials(cache)
+    partial.write_bytes(b"x" * 50_000)
+    hub.truncate.clear()
+    fetch(hub, cache)
+    assert found(cache) is not None
+
+
+def test_a_redirect_is_followed_without_the_token(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    content = Hub(repositories=hub.repositories)
+    with serving(content):
+        hub.redirect = content.url
+        fetch(hub, cache)
+    assert all("authorization" not in seen.headers for seen in content.seen)
+    assert all(seen.headers.get("authorization") == "Bearer hf_secret" for seen in hub.seen)
+    assert found(cache) is not None
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("http://169.254.169.254", "link-local"), ("file://", "no plain web address"), ("", "in circles")],
+)
+def test_a_redirect_to_where_nothing_good_is_fails(hub: Hub, cache: Path, target: str, reason: str) -> None:
+    hub.redirect = target or hub.url
+    with pytest.raises(PullFailed, match=reason):
+        fetch(hub, cache)
+    assert found(cache) is None
+
+
+def test_a_public_hub_cannot_send_a_download_into_this_network() -> None:
+    hub = "https://8.8.8.8"
+    for location in ("https://127.0.0.1/x", "https://10.0.0.7/x", "https://[::1]/x", "https://localhost/x"):
+        with pytest.raises(RedirectRefused, match="this machine or its network"):
+            next_url(hub + "/a", location, hub)
+    with pytest.raises(RedirectRefused, match="open connection"):
+        next_url(hub + "/a", "http://8.8.4.4/x", hub)
+    assert next_url(hub + "/a", "/b", hub) == hub + "/b"
+    assert next_url(hub + "/a", "https://8.8.4.4/x", hub) == "https://8.8.4.4/x"
+
+
+def test_gated_missing_and_foreign_repositories_say_what_to_do(hub: Hub, cache: Path) -> None:
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        fetch(hub, cache, "org/nothing")
+    with pytest.raises(PullFailed, match="no revision 'v9'"):
+        fetch(hub, cache, revision="v9")
+    hub.repositories["org/gguf"] = {"model.gguf": b"GGUF", "config.json": b"{}"}
+    with pytest.raises(ModelLoadFailed, match=r"GGUF.*MLX version"):
+        fetch(hub, cache, "org/gguf")
+    hub.gated = True
+    with pytest.raises(PullFailed, match=r"gated.*HF_TOKEN"):
+        fetch(hub, cache)
+    with pytest.raises(ModelNotFound, match="Did you mean qwen3-4b"):
+        fetch(hub, cache, "qwen3-4")
+    with pytest.raises(PullFailed, match="cannot be reached"):
+        pull(NAME, cache=cache, endpoint="http://127.0.0.1:9")
+    for path in cache.rglob("*"):
+        assert path.is_dir() or path.suffix == ".lock"
+
+
+def test_a_token_opens_a_gated_repository(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.gated = True
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    fetch(hub, cache)
+    assert found(cache) is not None
+
+
+def test_names_that_a_hub_should_not_give_are_not_written(hub: Hub, cache: Path) -> None:
+    for name in ("../../evil.json", "/etc/evil.json", "a/b/c.json", "..", ".hidden.json", "sub/evil.json"):
+        hub.repositories[NAME][name] = b"{}"
+    fetch(hub, cache)
+    assert not [path for path in cache.parent.rglob("*") if "evil" in path.name or "hidden" in path.name]
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_fetched(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = hub_module.shutil.disk_usage
+    monkeypatch.setattr(hub_module.shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
+    with pytest.raises(PullFailed, match=r"GB are free.*HF_HUB_CACHE"):
+        fetch(hub, cache)
+    assert hub.fetched(WEIGHTS) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_rest_comes_later(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = cache.parent / "small"
+    disk.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True
+    )
+    if mount.returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        monkeypatch.setattr(hub_module, "FREE_MARGIN_BYTES", -(10**9))  # another program takes the room later
+        with pytest.raises(PullFailed, match="disk is full"):
+            fetch(hub, disk / "cache")
+        assert found(disk / "cache") is None
+        subprocess.run(["mount", "-o", "remount,size=3m", str(disk)], check=True)
+        hub.seen.clear()
+        fetch(hub, disk / "cache")
+        assert hub.fetched(WEIGHTS)[0].headers.get("range"), "it went on where it was"
+        assert found(disk / "cache") is not None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_revision_can_be_pinned_and_is_what_counts_from_then_on(hub: Hub, cache: Path) -> None:
+    fetch(hub, cache)
+    first = found(cache)
+    hub.commit = "beef" * 10
+    fetch(hub, cache, revision=hub.commit)
+    second = found(cache)
+    assert first is not None
+    assert second is not None
+    assert (first.folder.name, second.folder.name) == ("c0ffee" + "0" * 34, "beef" * 10)
+    assert (cache / "models--org--model" / "refs" / "main").read_text() == first.folder.name
+
+
+def test_offline_means_offline(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PullFailed, match="HF_HUB_OFFLINE"):
+        fetch(hub, cache)
+    assert hub.seen == []
+
+
+def test_two_who_pull_the_same_fetch_it_once(hub: Hub, cache: Path) -> None:
+    hub.slow_chunk_s = 0.002
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(fetch(hub, cache))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(bool(result.fetched_bytes) for result in results) == [False, True]
+    assert len(hub.fetched(WEIGHTS)) == 1
+
+
+PULL = (
+    "import sys; from pathlib import Path; from basemlx.engine.models.hub import pull;"
+    f"pull({NAME!r}, cache=Path(sys.argv[1]), endpoint=sys.argv[2], pause_s=0.01)"
+)
+
+
+def killed_and_resumed(hub: Hub, cache: Path, kills: int) -> None:
+    hub.slow_chunk_s = 0.004
+    for number in range(kills):
+        before = len(hub.fetched(WEIGHTS))
+        process = subprocess.Popen([sys.executable, "-c", PULL, str(cache), hub.url])
+        while len(hub.fetched(WEIGHTS)) == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(0.02 + 0.037 * number % 0.2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        model = found(cache)
+        assert model is None or model.problem is None, "half a model was visible"
+        if model is not None:
+            return
+    hub.slow_chunk_s = 0.0
+    assert fetch(hub, cache).fetched_bytes > 0
+    model = found(cache)
+    assert model is not None
+    assert (model.folder / WEIGHTS).read_bytes() == weights_of(hub)
+    assert any(seen.headers.get("range") for seen in hub.fetched(WEIGHTS)), "it went on where it was"
+
+
+def test_a_pull_that_is_killed_leaves_nothing_visible_and_goes_on(hub: Hub, cache: Path) -> None:
+    killed_and_resumed(hub, cache, 2)
+
+
+@pytest.mark.slow
+def test_a_pull_that_is_killed_many_times_goes_on_each_time(hub: Hub, tmp_path: Path) -> None:
+    for number in range(10):
+        killed_and_resumed(hub, tmp_path / str(number), 5)
+
+
+def test_remove_takes_what_pull_brought_and_nothing_else(hub: Hub, cache: Path) -> None:
+    fetch(hub, cache)
+    other = cache / "models--org--other" / "blobs"
+    other.mkdir(parents=True)
+    (other / "kept").write_text("of another model")
+    assert remove(NAME, cache=cache) > 0
+    assert found(cache) is None
+    assert not (cache / "models--org--model").exists()
+    assert (other / "kept").exists()
+    with pytest.raises(ModelNotFound, match="not brought by basemlx pull"):
+        remove(NAME, cache=cache)
+
+
+def test_remove_leaves_what_another_program_put_beside_it(
+    hub: Hub, cache: Path, zoo: Callable[..., Path]
+) -> None:
+    fetch(hub, cache)
+    snapshot = put_in_hub_cache(cache, NAME, zoo("llama"), commit="abad1dea" * 5)
+    extra = cache / "models--org--model" / "snapshots" / hub.commit / "README.md"
+    (cache / "models--org--model" / "blobs" / "card").write_text("somebody else's")
+    extra.symlink_to("../../blobs/card")
+    remove(NAME, cache=cache)
+    assert extra.read_text() == "somebody else's"
+    assert {file.name for file in snapshot.iterdir() if file.exists()} == {
+        file.name for file in zoo("llama").iterdir()
+    }
+    model = found(cache)
+    assert model is not None
+    assert model.folder == snapshot
+    with pytest.raises(ModelNotFound):
+        remove(NAME, cache=cache)
+    for name in ("../../etc", "/", "org/..", os.sep):
+        with pytest.raises(ModelNotFound):
+            remove(name, cache=cache)
+
+
+def test_a_repository_that_another_program_brought_is_completed_and_only_that_is_removed(
+    hub: Hub, cache: Path
+) -> None:
+    import hashlib
+
+    data = weights_of(hub)
+    blobs = cache / "models--org--model" / "blobs"
+    blobs.mkdir(parents=True)
+    blob = blobs / hashlib.sha256(data).hexdigest()
+    blob.write_bytes(data)
+    fetch(hub, cache)
+    assert hub.fetched(WEIGHTS) == [], "no duplicate download"
+    remove(NAME, cache=cache)
+    assert [path.name for path in blobs.iterdir()] == [blob.name]
