@@ -285,6 +285,7 @@ class LiveServer:
             service or OpenAIService(noise.engine),
             settings,
             engine=noise.engine,
+            admin=noise.engine,
             metrics=self.metrics,
             lifecycle=self.lifecycle,
             port=self.port,

@@ -17,6 +17,8 @@ ENDPOINTS = (
     "POST /tokenize",
     "GET /v1/models",
     "GET /v1/models/{id}",
+    "POST /v1/models/{id}/load",
+    "POST /v1/models/{id}/unload",
     "GET /health",
     "GET /metrics",
 )

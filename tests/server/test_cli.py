@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from basemlx import __version__
 from basemlx.engine.config import EngineConfig
+from basemlx.server import cli
 from basemlx.server.settings import ServerSettings
 from tests.serving import API_KEY, BASEMLX, ServerProcess, ask
 
@@ -43,15 +45,36 @@ def run_all(calls: Sequence[tuple[str, ...]]) -> list[tuple[int, str, str]]:
     return [finish(process) for process in [start(*call) for call in calls]]
 
 
-def test_help_lists_commands_and_every_option_says_what_it_is_for() -> None:
-    alone, overall, serve, run, version = run_all(
-        [(), ("--help",), ("serve", "-h"), ("run", "--help"), ("--version",)]
-    )
-    assert alone[:2] == overall[:2]
-    assert {status for status, _, _ in (alone, overall, serve, run, version)} == {0}
-    for command in ("serve", "run", "list", "doctor"):
-        assert f"\n  {command} " in overall[1]
-    assert version[1] == f"basemlx {__version__}\n"
+class CommandLine:
+    """The command line called in this process: for what never gets as far as loading anything."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, output: pytest.CaptureFixture[str]) -> None:
+        self._patch = patch
+        self._output = output
+        patch.setenv("COLUMNS", "110")
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        self._patch.setattr(sys, "argv", ["basemlx", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = self._output.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, out, err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(monkeypatch, capsys)
+
+
+def test_help_lists_commands_and_every_option_says_what_it_is_for(command: CommandLine) -> None:
+    overall, serve, run = command("--help"), command("serve", "-h"), command("run", "--help")
+    assert command() == overall
+    assert command("--version") == (0, f"basemlx {__version__}\n", "")
+    assert {overall[0], serve[0], run[0]} == {0}
+    for name in ("serve", "run", "list", "doctor"):
+        assert f"\n  {name} " in overall[1]
     for text in (serve[1], run[1]):
         options = [line for line in text.splitlines() if line.startswith("  --")]
         assert options
@@ -68,27 +91,37 @@ def test_help_lists_commands_and_every_option_says_what_it_is_for() -> None:
         assert f"[default: {figure}" in serve[1]
 
 
-WRONG = {
-    ("serve", "--prot", "1"): "--port",
-    ("serve", "--port", "65536"): "--port",
-    ("serve", "--host", "0.0.0.0", "--port", "0"): "--api-key-file",
-    ("serve", "--host", "no.such.host.invalid", "--insecure-no-auth"): "--host",
-    ("serve", "--api-key-file", "/nowhere/keys"): "/nowhere/keys",
-    ("serve", "--allowed-origin", "ui.example"): "https://",
-    ("serve", "--header-timeout", "0"): "--header-timeout",
-    ("serv",): "serv",
-    ("run", "--temperature", "3", "hi"): "--temperature",
-}
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("serve", "--prot", "1"), "--port"),
+        (("serve", "--port", "65536"), "--port"),
+        (("serve", "--host", "0.0.0.0", "--port", "0"), "--api-key-file"),
+        (("serve", "--api-key-file", "/nowhere/keys"), "/nowhere/keys"),
+        (("serve", "--allowed-origin", "ui.example"), "https://"),
+        (("serve", "--header-timeout", "0"), "--header-timeout"),
+        (("serv",), "serv"),
+        (("run", "--temperature", "3", "hi"), "--temperature"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_a_line_that_says_what_to_do(
+    arguments: tuple[str, ...], named: str, command: CommandLine
+) -> None:
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert named in err
+    assert "Traceback" not in err
 
 
-def test_wrong_usage_ends_with_2_and_a_line_that_says_what_to_do() -> None:
-    started_s = time.monotonic()
-    for call, (status, out, err) in zip(WRONG, run_all(list(WRONG)), strict=True):
-        assert status == 2, (call, err)
-        assert out == ""
-        assert WRONG[call] in err, (call, err)
-        assert "Traceback" not in err
-    assert time.monotonic() - started_s < 60
+def test_as_a_program_it_answers_help_quickly_and_opens_no_port_that_it_may_not(tmp_path: Path) -> None:
+    """Figures of computing time: importing MLX alone would take longer."""
+    before = os.times()
+    (alone, out, _), (exposed, _, message) = run_all([(), ("serve", "--host", "0.0.0.0", "--port", "0")])
+    after = os.times()
+    assert (alone, exposed) == (0, 2)
+    assert "Commands:" in out
+    assert "API key" in message
+    assert (after.children_user - before.children_user) / 2 < 1.5
 
 
 def test_a_port_in_use_and_a_misspelt_variable_are_refused_before_a_model_is_loaded() -> None:
@@ -98,6 +131,9 @@ def test_a_port_in_use_and_a_misspelt_variable_are_refused_before_a_model_is_loa
     assert status == 2
     assert f"Port {port}" in err
     assert "--port" in err
+    status, _, err = basemlx("serve", "--host", "no.such.host.invalid", "--insecure-no-auth")
+    assert status == 2
+    assert "--host" in err
     status, _, err = basemlx("serve", BASEMLX_APIKEY="oops")
     assert status == 2
     assert "BASEMLX_APIKEY" in err
