@@ -80,7 +80,7 @@ def test_every_call_is_of_an_offered_tool_with_arguments_that_its_schema_allows(
 
 
 def assert_fits(value: object, schema: dict[str, object]) -> None:
-    kinds = {
+    kinds: dict[str, type | tuple[type, ...]] = {
         "string": str,
         "integer": int,
         "number": (int, float),

@@ -166,9 +166,8 @@ def test_mlx_lm_reads_the_folder_and_computes_what_the_unpacked_weights_give() -
     for name, array in stored.items():
         stem = name.removesuffix("weight")
         if name.endswith("weight") and stem + "scales" in stored:
-            array = mx.dequantize(
-                array, stored[stem + "scales"], stored[stem + "biases"], group_size=64, bits=4
-            )
+            scales, biases = (stored[stem + part].astype(mx.float32) for part in ("scales", "biases"))
+            array = mx.dequantize(array, scales, biases, group_size=64, bits=4)
         if not name.endswith(("scales", "biases")):
             weights.append((name, array.astype(mx.float32)))
     plain.load_weights(weights)
