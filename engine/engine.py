@@ -8,6 +8,7 @@ layer renders and parses.
 
 import asyncio
 import gc
+import logging
 import math
 import os
 import secrets
@@ -60,6 +61,8 @@ from basemlx.engine.models.needs import needed_bytes
 from basemlx.engine.models.pool import State
 from basemlx.engine.runtime import mlx_lm_module, mx
 from basemlx.engine.types import GenerationRequest, ModelInfo, Timings, Usage
+
+logger = logging.getLogger("basemlx.engine")
 
 Progress = Callable[[str, float], None]
 Observer = Callable[[FinishedRequest], None]
@@ -557,9 +560,11 @@ class Engine:
         try:
             worker.submit(request, mailbox, max_tokens, submitted_s, deadline_s)
         except Exception as error:
-            failure = (
-                error if isinstance(error, BaseMLXError) else GenerationFailed(f"The request failed: {error}")
-            )
+            failure = error if isinstance(error, BaseMLXError) else None
+            if failure is None:  # its message may quote the request: not for the log, nor for the client
+                logger.error("a request failed id=%s exception=%s", request.request_id, type(error).__name__)
+                logger.debug("a request failed id=%s", request.request_id, exc_info=error)
+                failure = GenerationFailed("The request failed before its first step. The log says more.")
             self._count_out(request.request_id)
             mailbox.end(Usage(), Timings(0.0, None, 0.0, None), failure)
 

@@ -20,7 +20,7 @@ LOAD_TIMEOUT_S = 600.0
 def reserve_for(body: Mapping[str, Any], admin: ModelAdmin | None) -> "Future[ModelLease] | None":
     """A reservation of the model that a request's body names; None if that is no name: validation will say so."""
     name = body.get("model")
-    if admin is None or not isinstance(name, str):
+    if admin is None or not isinstance(name, str) or not name:
         return None
     return admin.reserve(name)
 

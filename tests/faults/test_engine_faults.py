@@ -151,3 +151,23 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_but_where_to_look(
         if "id=look-here exception=ZeroDivisionError at=chat:" in record.getMessage()
     ]
     assert not [record for record in records if "canary" in record.getMessage()]
+
+
+def test_what_fails_as_a_request_is_taken_up_fails_it_alone_and_is_not_quoted(
+    faulty: tuple[Noise, Planted], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise, _ = faulty
+    worker = noise.engine._workers[NOISE]
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("canary")
+
+    with LiveServer(noise) as live:
+        monkeypatch.setattr(worker, "submit", fail)
+        answer = ask(live.port)
+        assert (answer.status, answer.code) == (500, "generation_failed")
+        assert b"canary" not in answer.body
+        monkeypatch.undo()
+        assert ask(live.port).status == 200
+    assert "RuntimeError" in caplog.text
+    assert not [record for record in caplog.records if "canary" in record.getMessage()]
