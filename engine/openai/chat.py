@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basemlx.engine.chat.parser import Event, OutputParser, TextPart, ToolCallArguments, ToolCallStart
+from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
 from basemlx.engine.openai.logprobs import chat_logprobs
 from basemlx.engine.text.tokenizer import Tokenizer
@@ -20,12 +21,14 @@ from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
 class _Choice:
     parser: OutputParser
     has_role: bool = False
-    has_calls: bool = False
+    content: list[str] = field(default_factory=list)  # kept only where it is checked at the end
+    calls: list[tuple[str, list[str]]] = field(default_factory=list)  # function, pieces of its arguments
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
 
 
 class ChatChunks:
-    """A ChunkMaker for one chat request. `make_parser` gives each choice its own parser."""
+    """A ChunkMaker for one chat request. `make_parser` gives each choice its own parser. The outcome of a `check` comes
+    with the finish reason, in the chunk's `basemlx` object."""
 
     def __init__(
         self,
@@ -34,8 +37,11 @@ class ChatChunks:
         make_parser: Callable[[], OutputParser],
         *,
         include_usage: bool,
+        check: AnswerCheck | None = None,
     ) -> None:
         self.include_usage = include_usage
+        self.blocks_at_end = check is not None
+        self._check = check
         self._identity = identity
         self._tokenizer = tokenizer
         self._make_parser = make_parser
@@ -63,13 +69,25 @@ class ChatChunks:
             for event in events
             if (part := self._delta_of(event)) is not None
         ]
-        choice.has_calls = choice.has_calls or any(isinstance(event, ToolCallStart) for event in events)
+        self._remember(choice, events)
         if delta.finish_reason is not None:
-            reason = (
-                "tool_calls" if choice.has_calls and delta.finish_reason == "stop" else delta.finish_reason
-            )
+            reason = "tool_calls" if choice.calls and delta.finish_reason == "stop" else delta.finish_reason
             chunks.append(self._chunk(delta.index, {}, self._take_logprobs(choice), reason))
+            if self._check is not None:
+                calls = [(name, "".join(pieces)) for name, pieces in choice.calls]
+                outcome = self._check.outcome(delta.index, "".join(choice.content), calls)
+                chunks[-1]["basemlx"] = {"validation": [outcome]}
         return chunks
+
+    def _remember(self, choice: _Choice, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case ToolCallStart(name=name):
+                    choice.calls.append((name, []))
+                case ToolCallArguments(text=text) if self._check is not None:
+                    choice.calls[-1][1].append(text)
+                case TextPart(kind="content", text=text) if self._check is not None:
+                    choice.content.append(text)
 
     @staticmethod
     def _is_answer(event: Event) -> bool:

@@ -1,15 +1,18 @@
 """The body of a chat completion, validated into a ChatRequest. Knows no model: its ranges are checked later."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
 from basemlx.engine.openai.fields import Fields, checked_number, checked_text, wrong_type
 from basemlx.engine.openai.messages import read_messages
 from basemlx.engine.openai.parameters import RequestOptions, read_options, read_top_logprobs
+from basemlx.engine.openai.response_format import AnswerFormat, read_answer_format
+from basemlx.engine.openai.tools import ToolUse, read_tools
 
 MAX_TEMPLATE_KWARGS = 32
+MAX_REASONING_TOKENS = 1_000_000
 MAX_TEMPLATE_TEXT_CHARACTERS = 1024
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
@@ -45,13 +48,17 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """`template_kwargs` are variables for the chat template, scalars only."""
+    """`template_kwargs` are variables for the chat template, scalars only. `answer` None is free text;
+    `max_reasoning_tokens` None does not bound reasoning."""
 
     options: RequestOptions
     messages: tuple[dict[str, Any], ...]
     template_kwargs: Mapping[str, Any]
     add_generation_prompt: bool
     continue_final_message: bool
+    tool_use: ToolUse = field(default_factory=ToolUse)
+    answer: AnswerFormat | None = None
+    max_reasoning_tokens: int | None = None
 
 
 def chat_request(body: Mapping[str, Any]) -> ChatRequest:
@@ -70,6 +77,8 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
         )
     if fields.boolean("echo"):
         raise UnsupportedParameter("echo is supported for /v1/completions only.", param="echo")
+    tool_use, answer = read_tools(fields), read_answer_format(fields)
+    budget = _read_reasoning_budget(fields)
     template_kwargs = _read_reasoning(fields) | _read_template_kwargs(fields)
     return ChatRequest(
         options=replace(options, ignored=fields.ignored() + ignored_in_messages),
@@ -77,12 +86,29 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
         template_kwargs=template_kwargs,
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
+        tool_use=tool_use,
+        answer=answer,
+        max_reasoning_tokens=budget,
     )
+
+
+def _read_reasoning_budget(fields: Fields) -> int | None:
+    """The most tokens of reasoning: `thinking_token_budget` as vLLM names it, `thinking_budget` as Qwen's API does, or
+    `reasoning.max_tokens` as OpenRouter does."""
+    for name in ("thinking_token_budget", "thinking_budget"):
+        budget = fields.integer(name, 1, MAX_REASONING_TOKENS)
+        if budget is not None:
+            return budget
+    reasoning = fields.object("reasoning")
+    return None if reasoning is None else reasoning.integer("max_tokens", 1, MAX_REASONING_TOKENS)
 
 
 def _read_reasoning(fields: Fields) -> dict[str, Any]:
     """`reasoning_effort` in the words of templates: some know a switch, under one of two names, some the effort."""
     effort = fields.string("reasoning_effort", max_characters=16, choices=EFFORTS)
+    reasoning = fields.object("reasoning")
+    if effort is None and reasoning is not None:
+        effort = reasoning.string("effort", max_characters=16, choices=EFFORTS)
     if effort is None:
         return {}
     thinks = effort != "none"

@@ -32,9 +32,11 @@ class Identity:
 
 
 class ChunkMaker(Protocol):
-    """Turns the deltas of a request into chunks. `include_usage` may be set until the first delta comes."""
+    """Turns the deltas of a request into chunks. `include_usage` may be set until the first delta comes.
+    `blocks_at_end`: a choice's last delta takes work that an event loop must not wait for."""
 
     include_usage: bool
+    blocks_at_end: bool
 
     def push(self, prompt_index: int, delta: OutputDelta) -> list[Chunk]: ...
     def finish(self, usages: Sequence[Usage]) -> list[Chunk]:

@@ -7,6 +7,7 @@ from typing import Any
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
 from basemlx.engine.openai.fields import Fields, checked_integer, checked_text, wrong_type
 from basemlx.engine.openai.parameters import MAX_TOKEN_ID, RequestOptions, read_options, read_top_logprobs
+from basemlx.engine.openai.response_format import AnswerFormat, read_answer_format
 
 MAX_PROMPTS = 128
 
@@ -20,6 +21,7 @@ class CompletionRequest:
     options: RequestOptions
     prompts: tuple[Prompt, ...]
     echo: bool
+    answer: AnswerFormat | None = None
 
 
 def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
@@ -33,8 +35,13 @@ def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
     echo = fields.boolean("echo")
     if echo and top_logprobs is not None:
         raise UnsupportedParameter("echo together with logprobs is not supported by basemlx.", param="echo")
-    prompts = _read_prompts(fields)
-    return CompletionRequest(replace(options, ignored=fields.ignored()), prompts, echo)
+    for name in ("tools", "functions"):
+        if fields.get(name):
+            raise UnsupportedParameter(f"{name} is for /v1/chat/completions only.", param=name)
+    for name in ("tool_choice", "function_call", "parallel_tool_calls"):
+        fields.get(name)  # they mean nothing without tools
+    prompts, answer = _read_prompts(fields), read_answer_format(fields)
+    return CompletionRequest(replace(options, ignored=fields.ignored()), prompts, echo, answer)
 
 
 def _read_prompts(fields: Fields) -> tuple[Prompt, ...]:

@@ -6,6 +6,7 @@ Choices of several prompts are numbered through: prompt p's choice c is p * n + 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
 from basemlx.engine.openai.logprobs import completion_logprobs
 from basemlx.engine.text.tokenizer import Tokenizer
@@ -16,6 +17,7 @@ from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
 class _Choice:
     pending_text: str = ""
     offset: int = 0
+    generated: list[str] = field(default_factory=list)  # kept only where it is checked at the end
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
 
 
@@ -30,8 +32,11 @@ class CompletionChunks:
         num_choices: int,
         echoes: Sequence[str] | None,
         include_usage: bool,
+        check: AnswerCheck | None = None,
     ) -> None:
         self.include_usage = include_usage
+        self.blocks_at_end = check is not None
+        self._check = check
         self._identity = identity
         self._tokenizer = tokenizer
         self._num_choices = num_choices
@@ -45,6 +50,8 @@ class CompletionChunks:
             echo = self._echoes[prompt_index] if self._echoes is not None else ""
             choice = self._choices[index] = _Choice(pending_text=echo)
         choice.pending_text += delta.text
+        if self._check is not None:
+            choice.generated.append(delta.text)
         choice.logprobs += delta.logprobs
         if not choice.pending_text and delta.finish_reason is None:
             return []
@@ -59,6 +66,8 @@ class CompletionChunks:
         )
         if self.include_usage:
             chunk["usage"] = None
+        if self._check is not None and delta.finish_reason is not None:
+            chunk["basemlx"] = {"validation": [self._check.outcome(index, "".join(choice.generated), ())]}
         return [chunk]
 
     def finish(self, usages: Sequence[Usage]) -> list[Chunk]:

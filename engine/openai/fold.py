@@ -19,6 +19,7 @@ class _Head:
     def __init__(self, object_name: str) -> None:
         self._head: Chunk = {"object": object_name}
         self._usage: Chunk | None = None
+        self._validation: list[Chunk] = []
 
     def add(self, chunk: Chunk) -> None:
         if "id" not in self._head:
@@ -26,10 +27,15 @@ class _Head:
                 name: chunk[name] for name in ("id", "object", "created", "model", "system_fingerprint")
             } | {"object": self._head["object"]}
         self._usage = chunk.get("usage") or self._usage
+        if "basemlx" in chunk:
+            self._validation += chunk["basemlx"]["validation"]
 
     def response(self, choices: dict[int, Chunk]) -> dict[str, Any]:
         ordered = [choices[index] for index in sorted(choices)]
-        return {**self._head, "choices": ordered, "usage": self._usage}
+        response = {**self._head, "choices": ordered, "usage": self._usage}
+        if self._validation:
+            response["basemlx"] = {"validation": sorted(self._validation, key=lambda entry: entry["index"])}
+        return response
 
 
 class ChatFold:

@@ -31,7 +31,6 @@ MEANINGLESS = (
     "prompt_cache_key",
     "prompt_cache_options",
     "prompt_cache_retention",
-    "parallel_tool_calls",
     "verbosity",
     "prediction",
     "moderation",
@@ -42,25 +41,11 @@ def _is_empty(value: Any) -> bool:
     return value in ([], (), {}, "", 0) or value is False
 
 
-def _is_text_format(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") == "text"
-
-
 # Known, and not to be had (yet): name -> what value asks for nothing and may pass.
 REFUSED: dict[str, Callable[[Any], bool]] = {
-    "tools": _is_empty,
-    "tool_choice": lambda value: value == "none",
-    "functions": _is_empty,
-    "function_call": lambda value: value == "none",
-    "response_format": _is_text_format,
     "modalities": lambda value: value in (["text"], ("text",)),
     "audio": lambda value: False,
     "web_search_options": lambda value: False,
-    "structured_outputs": lambda value: False,
-    "guided_json": lambda value: False,
-    "guided_regex": lambda value: False,
-    "guided_choice": lambda value: False,
-    "guided_grammar": lambda value: False,
     "chat_template": lambda value: False,
     "documents": _is_empty,
     "min_tokens": _is_empty,

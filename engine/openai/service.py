@@ -7,18 +7,22 @@ megabytes is refused after reading as much of it as the model's context could ho
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from basemlx.engine.chat.reasoning import ReasoningParser, reasoning_is_open
+from basemlx.engine.chat.reasoning import State, reasoning_state
 from basemlx.engine.chat.template import ChatTemplate
+from basemlx.engine.core.constraint import Constraint
 from basemlx.engine.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from basemlx.engine.openai.chat import ChatChunks
 from basemlx.engine.openai.chat_request import ChatRequest, chat_request
+from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Identity, fingerprint
 from basemlx.engine.openai.completion_request import Prompt, completion_request
 from basemlx.engine.openai.completions import CompletionChunks
+from basemlx.engine.openai.conduct import Conduct, Conducts
+from basemlx.engine.openai.constraint import check_of, compile_answer, plan_turn
 from basemlx.engine.openai.embeddings import EmbeddingEngine, EmbeddingsTurn, submit_embeddings
 from basemlx.engine.openai.embeddings_request import embeddings_request
 from basemlx.engine.openai.fold import ChatFold, CompletionFold
@@ -45,6 +49,8 @@ class Loaded(Protocol):
     @property
     def context_tokens(self) -> int: ...
     @property
+    def eos_token_ids(self) -> Collection[int]: ...
+    @property
     def generation_defaults(self) -> Mapping[str, float | int]: ...
 
 
@@ -57,18 +63,22 @@ class EngineLike(EmbeddingEngine, Protocol):
 
 
 class OpenAIService:
-    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set."""
+    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
+    `on_checked` is told of each answer that was validated after generation whether it was valid."""
 
     def __init__(
         self,
         engine: EngineLike,
         *,
         max_timeout_s: float | None = None,
+        on_checked: Callable[[bool], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._max_timeout_s = max_timeout_s
+        self._on_checked = on_checked
         self._clock = clock
+        self._conducts = Conducts()
 
     def chat(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
         """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
@@ -76,19 +86,25 @@ class OpenAIService:
         options = request.options
         self._check_timeout(options.timeout_s)
         loaded = self._engine.loaded(options.model)
-        prompt, is_open = _render(request, loaded)
+        conduct = self._conducts.of(loaded)
+        prompt, state = _render(request, loaded, conduct)
         add_special_tokens = bool(options.add_special_tokens)  # templates bring their own
         token_ids = tuple(loaded.tokenizer.encode(prompt, add_special_tokens=add_special_tokens))
         response_id = f"chatcmpl-{uuid.uuid4().hex}"
         sampling = _checked_sampling(options, loaded)
         _check_room(token_ids, options, loaded, "messages")
+        plan = plan_turn(request, conduct, state)
         request_id = request_id or response_id
-        streams = self._submit([token_ids], sampling, options, request_id)
+        options = replace(
+            options, skip_special_tokens=options.skip_special_tokens and not conduct.hides_markers
+        )
+        streams = self._submit([token_ids], sampling, options, request_id, plan.constraint)
         maker = ChatChunks(
             self._identity(response_id, "chat.completion.chunk", loaded),
             loaded.tokenizer,
-            lambda: ReasoningParser(is_open=is_open),
+            plan.parser,
             include_usage=options.include_usage,
+            check=self._observed(plan.check),
         )
         return Turn(request_id, streams, maker, ChatFold(), stream=options.stream, ignored=options.ignored)
 
@@ -107,16 +123,22 @@ class OpenAIService:
         ]
         for token_ids in prompts:
             _check_room(token_ids, options, loaded, "prompt")
+        constraint, check = None, None
+        if request.answer is not None:
+            compiler = self._conducts.of(loaded).compiler
+            constraint = compile_answer(request.answer, compiler)
+            check = check_of(request.answer, constraint, compiler)
         echoes = [_text_of(prompt, loaded) for prompt in request.prompts] if request.echo else None
         response_id = f"cmpl-{uuid.uuid4().hex}"
         request_id = request_id or response_id
-        streams = self._submit(prompts, sampling, options, request_id)
+        streams = self._submit(prompts, sampling, options, request_id, constraint)
         maker = CompletionChunks(
             self._identity(response_id, "text_completion", loaded),
             loaded.tokenizer,
             num_choices=sampling.n,
             echoes=echoes,
             include_usage=options.include_usage,
+            check=self._observed(check),
         )
         return Turn(
             request_id, streams, maker, CompletionFold(), stream=options.stream, ignored=options.ignored
@@ -134,7 +156,7 @@ class OpenAIService:
         if body.get("messages") is not None:
             chat = chat_request(body)
             options, loaded = chat.options, self._engine.loaded(chat.options.model)
-            text, _ = _render(chat, loaded)
+            text, _ = _render(chat, loaded, self._conducts.of(loaded))
             token_ids = tuple(
                 loaded.tokenizer.encode(text, add_special_tokens=bool(options.add_special_tokens))
             )
@@ -162,6 +184,7 @@ class OpenAIService:
         sampling: SamplingParams,
         options: RequestOptions,
         request_id: str,
+        constraint: Constraint | None,
     ) -> list[DeltaStream]:
         """One stream a prompt, or none at all."""
         streams: list[DeltaStream] = []
@@ -176,6 +199,7 @@ class OpenAIService:
                     priority=options.priority,
                     cache_salt=options.cache_salt,
                     skip_special_tokens=options.skip_special_tokens,
+                    constraint=constraint,
                 )
                 streams.append(self._submit_one(request))
         except BaseException:
@@ -201,14 +225,17 @@ class OpenAIService:
         if most_s is not None and timeout_s is not None and timeout_s > most_s:
             raise InvalidRequest(f"timeout must be at most {most_s:g} seconds here.", param="timeout")
 
+    def _observed(self, check: AnswerCheck | None) -> AnswerCheck | None:
+        return None if check is None else replace(check, observe=self._on_checked)
+
     def _identity(self, response_id: str, object_name: str, loaded: Loaded) -> Identity:
         return Identity(
             response_id, object_name, int(self._clock()), loaded.info.name, fingerprint(loaded.info)
         )
 
 
-def _render(request: ChatRequest, loaded: Loaded) -> tuple[str, bool]:
-    """The prompt, and whether it leaves a block of reasoning open."""
+def _render(request: ChatRequest, loaded: Loaded, conduct: Conduct) -> tuple[str, State]:
+    """The prompt, and where it leaves reasoning."""
     if loaded.template is None:
         raise InvalidRequest(
             f"The model {loaded.info.name!r} has no chat template, so it cannot chat; /v1/completions works.",
@@ -217,6 +244,7 @@ def _render(request: ChatRequest, loaded: Loaded) -> tuple[str, bool]:
     _check_length([message["content"] or "" for message in request.messages], loaded, "messages")
     prompt = loaded.template.render(
         request.messages,
+        tools=request.tool_use.offered,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
         **request.template_kwargs,
@@ -227,7 +255,7 @@ def _render(request: ChatRequest, loaded: Loaded) -> tuple[str, bool]:
         )
     _check_length([prompt], loaded, "messages")
     continued = request.messages[-1]["content"] if request.continue_final_message else ""
-    return prompt, reasoning_is_open(prompt, continued=continued)
+    return prompt, reasoning_state(prompt, conduct.read_style, continued=continued)
 
 
 def _encode_prompt(prompt: Prompt, options: RequestOptions, loaded: Loaded, path: str) -> tuple[int, ...]:

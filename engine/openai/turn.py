@@ -4,6 +4,7 @@ A turn holds one stream of the engine, or one for each prompt of a completion; i
 Leaving a turn (`abort`, its `with`, dropping it) gives its requests up.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol, Self
@@ -104,7 +105,10 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
             except BaseException:  # cancellation too
                 self._give_up()
                 raise
-            self._take(delta)
+            if delta is not None and delta.finish_reason is not None and self._maker.blocks_at_end:
+                await asyncio.to_thread(self._take, delta)
+            else:
+                self._take(delta)
         return self._ready.popleft()
 
     def _current(self) -> DeltaStream | None:

@@ -63,6 +63,11 @@ class Tokenizer:
             generation_config=_optional(folder / "generation_config.json"),
         )
 
+    @property
+    def backend(self) -> HFTokenizer:
+        """The library's tokenizer, to be read only."""
+        return self._tokenizer
+
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         """Token ids of `text`. `add_special_tokens` adds what the model wants around a plain text (its BOS, mostly); a
         rendered chat template brings its own. Raises InvalidRequest for text that is not valid Unicode."""

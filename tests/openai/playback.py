@@ -16,12 +16,16 @@ from basemlx.engine.types import GenerationRequest, ModelInfo, OutputDelta, Timi
 Script = Callable[[GenerationRequest, int], str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlayedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     context_tokens: int = 256
     generation_defaults: Mapping[str, float | int] = field(default_factory=dict)
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        return self.tokenizer.eos_token_ids
 
     @property
     def vocab_size(self) -> int:

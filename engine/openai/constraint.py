@@ -1,0 +1,129 @@
+"""From what a request asks of its answer to the grammar that enforces it, and to what is left to be checked after it.
+
+One grammar holds a whole turn: reasoning, then text, calls or a document. A regular expression or a grammar of the
+caller's is the whole answer by itself, so it goes neither with tools nor with reasoning that is open. Raises
+UnsupportedSchema, whose `param` and pointer say where in the request.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from basemlx.engine.chat.formats import new_call_id
+from basemlx.engine.chat.parser import OutputParser
+from basemlx.engine.chat.reasoning import State
+from basemlx.engine.chat.turn import Ask, json_document, turn_parser, turn_structure
+from basemlx.engine.errors import UnsupportedParameter, UnsupportedSchema
+from basemlx.engine.grammar.compiler import Compiled, GrammarCompiler
+from basemlx.engine.grammar.structure import Json, Node, either
+from basemlx.engine.openai.chat_request import ChatRequest
+from basemlx.engine.openai.check import AnswerCheck
+from basemlx.engine.openai.conduct import Conduct
+from basemlx.engine.openai.response_format import AnswerFormat
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPlan:
+    """What one request's choices are held to. `constraint` None: nothing is. `check` None: nothing is left to check."""
+
+    ask: Ask = field(default_factory=Ask)
+    constraint: Compiled | None = None
+    check: AnswerCheck | None = None
+    conduct: Conduct | None = field(default=None, repr=False)
+    state: State = "closed"
+
+    def parser(self) -> OutputParser:
+        """For one choice."""
+        conduct, enforced = self.conduct, self.constraint is not None
+        form, style = None, None
+        if conduct is not None:
+            form, style = conduct.form, conduct.style if enforced else conduct.read_style
+        return turn_parser(self.ask, form, style, self.state, new_call_id, enforced=enforced)
+
+
+def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
+    """For a chat whose prompt leaves reasoning in `state`."""
+    answer, use = request.answer, request.tool_use
+    if answer is not None and answer.kind in ("regex", "grammar"):
+        return _whole_answer(request, answer, conduct, state)
+    ask = Ask(
+        tools=use.tools,
+        choice=use.choice,
+        parallel=use.parallel,
+        document=None if answer is None else _document(answer),
+        max_reasoning_tokens=request.max_reasoning_tokens if conduct.style is not None else None,
+    )
+    if ask.is_free:
+        return TurnPlan(ask, conduct=conduct, state=state)
+    default = answer.pointer if answer is not None else "tools"
+    with _located(default):
+        structure = turn_structure(ask, conduct.form, conduct.style, state)
+        constraint = conduct.compiler.compile_structure(structure)
+    left = dict(constraint.remaining)
+    schemas = {tool.name: tool.schema for tool in ask.callable_tools if tool.pointer in left}
+    document = answer.value if answer is not None and answer.pointer in left else None
+    gaps = [gap for pointer in left for gap in left[pointer]]
+    check = AnswerCheck(conduct.compiler, document, schemas, gaps) if left else None
+    return TurnPlan(ask, constraint, check, conduct, state)
+
+
+def _whole_answer(request: ChatRequest, answer: AnswerFormat, conduct: Conduct, state: State) -> TurnPlan:
+    if request.tool_use.tools:
+        raise UnsupportedParameter(f"{answer.pointer} does not go together with tools.", param=answer.pointer)
+    if state == "open":
+        raise UnsupportedParameter(
+            f"{answer.pointer} does not go together with reasoning; turn it off "
+            "(chat_template_kwargs.enable_thinking false, or reasoning_effort none).",
+            param=answer.pointer,
+        )
+    # What is held to a pattern has no reasoning and no calls: all of it is the answer.
+    return TurnPlan(constraint=compile_answer(answer, conduct.compiler))
+
+
+def _document(answer: AnswerFormat) -> Node:
+    if answer.kind == "choice":
+        return either(*answer.value)
+    if answer.kind == "json_object":
+        return json_document(None, pointer=answer.pointer)
+    return Json(_as_mapping(answer.value), answer.strict, answer.pointer)
+
+
+def compile_answer(answer: AnswerFormat, compiler: GrammarCompiler) -> Compiled:
+    """For an answer that is nothing else: a text completion's."""
+    with _located(answer.pointer):
+        match answer.kind:
+            case "regex":
+                return compiler.compile_regex(answer.value)
+            case "grammar":
+                return compiler.compile_grammar(answer.value)
+            case "choice":
+                return compiler.compile_choice(answer.value)
+            case "json_object":
+                return compiler.compile_json_object()
+        return compiler.compile_json_schema(answer.value, strict=answer.strict)
+
+
+@contextmanager
+def _located(default: str) -> Iterator[None]:
+    """Gives an UnsupportedSchema the path of the request's field it is about: what stands before its JSON Pointer."""
+    try:
+        yield
+    except UnsupportedSchema as error:
+        if error.param is None:
+            error.param = (error.pointer or "").partition("/")[0] or default
+        raise
+
+
+def check_of(answer: AnswerFormat, constraint: Compiled, compiler: GrammarCompiler) -> AnswerCheck | None:
+    """What is left to check of an answer compiled by `compile_answer`."""
+    if not constraint.needs_check or constraint.plan is None:
+        return None
+    return AnswerCheck(compiler, answer.value, {}, list(constraint.plan.remaining))
+
+
+def _as_mapping(schema: Any) -> Mapping[str, Any]:
+    """Boolean schemas as objects: true allows anything, false nothing."""
+    if isinstance(schema, bool):
+        return {} if schema else {"not": {}}
+    return dict(schema)

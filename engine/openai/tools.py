@@ -1,0 +1,141 @@
+"""`tools`, `tool_choice` and `parallel_tool_calls` of a chat request, checked and reduced to what a turn may do.
+
+Both object forms that clients send for a named function are read, and `allowed_tools` in either of its forms. The older
+`functions` and `function_call` mean the same. Knows no wire format and no grammar; parameters are checked as schemas
+where they are compiled.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from basemlx.engine.chat.tools import Tool
+from basemlx.engine.chat.turn import ToolChoice
+from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
+from basemlx.engine.openai.fields import Fields, checked_object, wrong_type
+
+MAX_TOOLS = 128
+MAX_DESCRIPTION_CHARACTERS = 65_536
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """`offered` is what the prompt shows, as OpenAI's objects: nothing where no tool may be called. `parallel`: more
+    than one call in a turn; a named function is called once."""
+
+    offered: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel: bool = True
+
+
+def read_tools(fields: Fields) -> ToolUse:
+    """Raises InvalidRequest, whose `param` is the path of the field at fault."""
+    offered, tools = _read_offered(fields)
+    parallel = fields.boolean("parallel_tool_calls", True)
+    path = "tool_choice" if fields.get("tool_choice") is not None else "function_call"
+    value = fields.get(path)
+    choice = _read_choice(value, path)
+    known = {tool.name for tool in tools}
+    for name in choice.names or ():
+        if name not in known:
+            raise InvalidRequest(f"{path} names {name!r}, which is not among the tools.", param=path)
+    if choice.mode == "required" and not tools:
+        raise InvalidRequest(f"{path} asks for a call, but there are no tools.", param=path)
+    is_named = (
+        isinstance(value, Mapping) and choice.mode == "required" and value.get("type") != "allowed_tools"
+    )
+    shown = () if choice.mode == "none" else offered
+    return ToolUse(shown, tools, choice, parallel and not is_named)
+
+
+def _read_offered(fields: Fields) -> tuple[tuple[Mapping[str, Any], ...], tuple[Tool, ...]]:
+    path = "tools"
+    values: list[Any] = fields.array("tools", MAX_TOOLS) or []
+    functions = fields.array("functions", MAX_TOOLS) or []
+    if functions and values:
+        raise InvalidRequest("functions and tools exclude each other; give tools.", param="functions")
+    if functions:
+        path = "functions"
+        values = [{"type": "function", "function": function} for function in functions]
+    offered: list[Mapping[str, Any]] = []
+    tools: dict[str, Tool] = {}
+    for index, value in enumerate(values):
+        where = f"{path}[{index}]"
+        tool = checked_object(value, where)
+        kind = tool.string("type", max_characters=64) or "function"
+        if kind != "function":
+            raise UnsupportedParameter(
+                f"{where}.type is {kind!r}; only tools of type 'function' can be called here.",
+                param=f"{where}.type",
+            )
+        # A function may stand beside its type, as the Responses API has it.
+        function = tool.object("function") or tool
+        place = where if function is tool or path == "functions" else f"{where}.function"
+        read = _read_function(function, place)
+        if read.name in tools:
+            raise InvalidRequest(f"{place}.name {read.name!r} is there twice.", param=f"{place}.name")
+        tools[read.name] = read
+        offered.append({"type": "function", "function": _shown(function)})
+    return tuple(offered), tuple(tools.values())
+
+
+def _read_function(fields: Fields, place: str) -> Tool:
+    name = fields.string("name", max_characters=128)
+    if not name or not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{place}.name must be 1 to 128 characters of letters, digits, and . _ - : /",
+            param=f"{place}.name",
+        )
+    fields.string("description", max_characters=MAX_DESCRIPTION_CHARACTERS)
+    parameters = fields.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise wrong_type(f"{place}.parameters", "a JSON schema", parameters)
+    strict = fields.boolean("strict")
+    return Tool(name, parameters or None, strict, f"{place}.parameters")
+
+
+def _shown(function: Fields) -> dict[str, Any]:
+    """What a template is given of a function: what models were trained to see."""
+    shown = {name: function.get(name) for name in ("name", "description", "parameters")}
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _read_choice(value: Any, path: str) -> ToolChoice:
+    if value is None:
+        return ToolChoice()
+    if isinstance(value, str):
+        if value in ("auto", "none"):
+            return ToolChoice("auto" if value == "auto" else "none")
+        if value in ("required", "any"):  # the second is what others call it
+            return ToolChoice("required")
+        raise InvalidRequest(
+            f"{path} must be 'auto', 'none' or 'required', or an object that names a function.", param=path
+        )
+    choice = checked_object(value, path)
+    kind = choice.string("type", max_characters=64)
+    if kind == "allowed_tools":
+        allowed = choice.object("allowed_tools") or choice
+        wanted = allowed.string("mode", max_characters=16, choices=("auto", "required"))
+        names = _names(allowed.array("tools", MAX_TOOLS) or [], path)
+        if not names:
+            raise InvalidRequest(f"{path} allows no tools; give 'none' if none may be called.", param=path)
+        return ToolChoice("required" if wanted == "required" else "auto", names)
+    if kind not in (None, "function", "tool"):
+        raise UnsupportedParameter(f"{path}.type {kind!r} is not supported by basemlx.", param=f"{path}.type")
+    return ToolChoice("required", _names([value], path))
+
+
+def _names(values: Iterable[Any], path: str) -> tuple[str, ...]:
+    """Function names of objects that hold one beside their type, or in `function`."""
+    names: dict[str, None] = {}
+    for value in values:
+        entry = checked_object(value, path)
+        function = entry.object("function") or entry
+        name = function.string("name", max_characters=128)
+        if not name:
+            raise InvalidRequest(f"{path} must name a function.", param=path)
+        names[name] = None
+    return tuple(names)
