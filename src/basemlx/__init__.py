@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from basemlx.engine.engine import Engine
 
-__all__ = ["Engine", "__version__"]
+__all__ = ["Engine", "__version__", "register"]
 __version__ = "0.1.0"
+
+
+def register() -> None:
+    """Makes `basemlx/…` models known to LiteLLM, as `import basemlx.provider.litellm` does. Idempotent."""
+    from basemlx.provider.litellm import register
+
+    register()
 
 
 def __getattr__(name: str) -> Any:

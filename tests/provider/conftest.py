@@ -1,8 +1,11 @@
 """One engine with a small random model, reached in both ways: in this process, and through a real server over it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # LiteLLM would download its table of prices
 
 from basemlx.provider.backend import Backend
 from basemlx.provider.http import HttpBackend

@@ -26,12 +26,18 @@ SCHEMA = {
         "strict": True,
         "schema": {
             "type": "object",
-            "properties": {"yes": {"type": "boolean"}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+            "properties": {
+                "yes": {"type": "boolean"},
+                "count": {"type": "integer", "minimum": 0, "maximum": 99},
+            },
             "required": ["yes", "count"],
             "additionalProperties": False,
         },
     },
 }
+
+BUILT_IN = {"model": "tiny", "ignore_eos": False, "max_tokens": 200}
+"""Whose template knows tools."""
 
 # name -> what a request asks beyond chat_body()
 CHATS: dict[str, dict[str, Any]] = {
@@ -65,24 +71,29 @@ CHATS: dict[str, dict[str, Any]] = {
                 "role": "assistant",
                 "content": None,
                 "tool_calls": [
-                    {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {"name": "get_weather", "arguments": "{}"},
+                    }
                 ],
             },
             {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "Rain"}]},
         ],
         "seed": 8,
+        **BUILT_IN,
     },
-    "tools auto": {"tools": [TOOL], "tool_choice": "auto", "seed": 9},
-    "tools none": {"tools": [TOOL], "tool_choice": "none", "seed": 9},
-    "tools required": {"tools": [TOOL], "tool_choice": "required", "seed": 9, "max_tokens": 200},
+    "tools auto": BUILT_IN | {"tools": [TOOL], "tool_choice": "auto", "seed": 9},
+    "tools none": BUILT_IN | {"tools": [TOOL], "tool_choice": "none", "seed": 9},
+    "tools required": BUILT_IN | {"tools": [TOOL], "tool_choice": "required", "seed": 9},
     "tools named": {
+        **BUILT_IN,
         "tools": [TOOL],
         "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
         "seed": 9,
-        "max_tokens": 200,
     },
-    "schema": {"response_format": SCHEMA, "seed": 10, "max_tokens": 200},
-    "json object": {"response_format": {"type": "json_object"}, "seed": 10, "max_tokens": 200},
+    "schema": BUILT_IN | {"response_format": SCHEMA, "seed": 10},
+    "json object": BUILT_IN | {"response_format": {"type": "json_object"}, "seed": 10, "max_tokens": 24},
 }
 
 # name -> a request that is refused

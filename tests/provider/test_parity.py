@@ -1,4 +1,4 @@
-"""Two transports, one engine: every answer and every refusal is the same, streamed or not, for threads and for loops."""
+"""Two transports, one engine: every answer and refusal is the same, streamed or not, for threads and for loops."""
 
 from typing import Any
 

@@ -1,0 +1,123 @@
+"""LiteLLM's custom provider: its calls become OpenAI bodies for a Backend, what comes back becomes LiteLLM's objects.
+
+Requests are checked and accepted before a streaming method returns, so that a refusal is raised by the call itself and
+by its class (`except litellm.RateLimitError`). That is why `astreaming` is a plain function: LiteLLM calls it in a
+thread, and an async generator would only be asked when LiteLLM has wrapped it. Nothing is retried here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import litellm
+from litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response import (
+    convert_to_model_response_object,
+)
+from litellm.types.utils import EmbeddingResponse, ModelResponse
+
+from basemlx.engine.errors import InvalidRequest
+from basemlx.provider.backend import Backend
+from basemlx.provider.connect import connect
+from basemlx.provider.litellm.chunks import LiteLLMStream
+from basemlx.provider.litellm.errors import PROVIDER, litellm_errors
+from basemlx.provider.litellm.request import chat_body, embedding_body
+
+Connect = Callable[..., Backend]
+
+
+class BaseMLXLLM(litellm.CustomLLM):
+    """`on_model(model, mode)` hears of every model that is asked for; `connect` finds its backend."""
+
+    def __init__(
+        self,
+        on_model: Callable[[str, str], None] = lambda model, mode: None,
+        *,
+        connect: Connect = connect,
+    ) -> None:
+        super().__init__()
+        self._on_model = on_model
+        self._connect = connect
+
+    def completion(
+        self, *, model: str, messages: list[Any], model_response: ModelResponse, **call: Any
+    ) -> ModelResponse:
+        with litellm_errors(model):
+            backend, body = self._chat(model, messages, call)
+            return _filled(model_response, backend.chat(body))
+
+    async def acompletion(
+        self, *, model: str, messages: list[Any], model_response: ModelResponse, **call: Any
+    ) -> ModelResponse:
+        with litellm_errors(model):
+            backend, body = self._chat(model, messages, call)
+            return _filled(model_response, await backend.achat(body))
+
+    def streaming(self, *, model: str, messages: list[Any], **call: Any) -> LiteLLMStream:
+        return self._stream(model, messages, call).started()
+
+    def astreaming(self, *, model: str, messages: list[Any], **call: Any) -> LiteLLMStream:
+        return self._stream(model, messages, call)
+
+    def embedding(
+        self, *, model: str, input: list[Any], model_response: EmbeddingResponse, **call: Any
+    ) -> EmbeddingResponse:
+        with litellm_errors(model):
+            backend, body = self._embedding(model, input, call)
+            return _filled_embedding(model_response, backend.embeddings(body))
+
+    async def aembedding(
+        self, *, model: str, input: list[Any], model_response: EmbeddingResponse, **call: Any
+    ) -> EmbeddingResponse:
+        with litellm_errors(model):
+            backend, body = self._embedding(model, input, call)
+            return _filled_embedding(model_response, await backend.aembeddings(body))
+
+    def _stream(self, model: str, messages: list[Any], call: Mapping[str, Any]) -> LiteLLMStream:
+        with litellm_errors(model):
+            backend, body = self._chat(model, messages, call)
+            if body.get("n") not in (None, 1):
+                raise InvalidRequest(
+                    "n above 1 cannot be streamed through LiteLLM, which keeps one finish reason for all choices. "
+                    "Leave out stream, or ask the server directly.",
+                    param="n",
+                )
+            # Always asked for: LiteLLM decides itself who sees it, and else counts with another tokenizer.
+            body["stream_options"] = {"include_usage": True}
+            return LiteLLMStream(backend.chat_stream(body), model)
+
+    def _chat(
+        self, model: str, messages: list[Any], call: Mapping[str, Any]
+    ) -> tuple[Backend, dict[str, Any]]:
+        self._on_model(model, "chat")
+        body = chat_body(model, messages, call.get("optional_params") or {}, call.get("timeout"))
+        return self._backend(call), body
+
+    def _embedding(
+        self, model: str, inputs: list[Any], call: Mapping[str, Any]
+    ) -> tuple[Backend, dict[str, Any]]:
+        self._on_model(model, "embedding")
+        body = embedding_body(model, inputs, call.get("optional_params") or {}, call.get("timeout"))
+        return self._backend(call), body
+
+    def _backend(self, call: Mapping[str, Any]) -> Backend:
+        return self._connect(
+            call.get("api_base"), api_key=call.get("api_key"), headers=call.get("headers") or None
+        )
+
+
+def _filled(model_response: ModelResponse, response: dict[str, Any]) -> ModelResponse:
+    """By the function that LiteLLM's own `openai/` uses, so that fields end up in the same places."""
+    made = convert_to_model_response_object(response_object=response, model_response_object=model_response)
+    assert isinstance(made, ModelResponse)
+    made.model = response["model"]
+    return made
+
+
+def _filled_embedding(model_response: EmbeddingResponse, response: dict[str, Any]) -> EmbeddingResponse:
+    made = convert_to_model_response_object(
+        response_object=response, model_response_object=model_response, response_type="embedding"
+    )
+    assert isinstance(made, EmbeddingResponse)
+    return made
+
+
+__all__ = ["PROVIDER", "BaseMLXLLM"]

@@ -1,0 +1,377 @@
+"""LiteLLM over the provider: `basemlx/…` here and at a server, beside LiteLLM's own `openai/…` at the same server."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+litellm = pytest.importorskip("litellm", reason="the extra litellm is not installed")
+
+import basemlx  # noqa: E402
+import basemlx.provider.litellm  # noqa: E402
+from basemlx.provider.connect import use_engine  # noqa: E402
+from basemlx.provider.litellm import handler  # noqa: E402
+from basemlx.provider.local import LocalBackend  # noqa: E402
+from tests.provider.parity import CHATS, without_identity  # noqa: E402
+from tests.serving import Noise, chat_body, occupied  # noqa: E402
+
+pytestmark = [
+    # LiteLLM's own: pydantic serialises its unions with a complaint, and its clients are closed by the collector.
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:litellm.*"),
+    # It leaves event loops of its own to the collector.
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <function BaseEventLoop:pytest.PytestUnraisableExceptionWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:Items? .* using the `ReadOnly` qualifier:UserWarning"),
+]
+
+EXTRA_FIELDS = ("ignore_eos", "min_p", "top_k", "chat_template_kwargs", "stop_token_ids")
+NOT_LITELLMS = ("reasoning_effort",)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here(local: LocalBackend) -> Iterator[None]:
+    before = use_engine(local)
+    yield
+    use_engine(before)
+
+
+@pytest.fixture(params=["local", "http"])
+def where(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Nothing, or the server's address."""
+    return {} if request.param == "local" else {"api_base": request.getfixturevalue("api_base")}
+
+
+def call(provider: str = "basemlx", **fields: Any) -> dict[str, Any]:
+    """A body as arguments of litellm.completion."""
+    arguments = chat_body(**fields)
+    arguments["model"] = f"{provider}/{arguments['model']}"
+    allowed = [name for name in NOT_LITELLMS if name in arguments]
+    if allowed:
+        arguments["allowed_openai_params"] = allowed
+    if provider == "openai":
+        extra = {name: arguments.pop(name) for name in EXTRA_FIELDS if name in arguments}
+        arguments |= {"extra_body": extra, "api_key": "none"}
+    return arguments
+
+
+def refused_as_not_built(error: Exception) -> bool:
+    """Until the OpenAI layer takes tools and schemas, it refuses them by name."""
+    return any(f"{name} is not supported" in str(error) for name in ("tools", "response_format"))
+
+
+def skip_what_is_not_built(error: Exception) -> None:
+    if refused_as_not_built(error):
+        pytest.skip("the OpenAI layer does not take tools and schemas yet")
+
+
+def facts_of(answer: Any) -> Any:
+    return without_identity(answer.model_dump())
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_base: str) -> None:
+    fields = CHATS[name]
+    try:
+        here = litellm.completion(**call(**fields))
+    except litellm.BadRequestError as error:
+        skip_what_is_not_built(error)
+        raise
+    there = litellm.completion(**call(**fields), api_base=api_base)
+    openai = litellm.completion(**call("openai", **fields), api_base=api_base)
+    assert facts_of(here) == facts_of(there) == facts_of(openai)
+
+
+@pytest.mark.parametrize("include_usage", [True, False])
+@pytest.mark.parametrize("name", [name for name in CHATS if "n" not in CHATS[name]])
+async def test_streams_equal_those_of_litellms_openai_provider(
+    name: str, include_usage: bool, api_base: str
+) -> None:
+    fields = CHATS[name] | {"stream": True}
+    if include_usage:
+        fields |= {"stream_options": {"include_usage": True}}
+    try:
+        here = list(litellm.completion(**call(**fields)))
+    except litellm.BadRequestError as error:
+        skip_what_is_not_built(error)
+        raise
+    there = list(litellm.completion(**call(**fields), api_base=api_base))
+    ahere = [chunk async for chunk in await litellm.acompletion(**call(**fields))]
+    athere = [chunk async for chunk in await litellm.acompletion(**call(**fields), api_base=api_base)]
+    openai = list(litellm.completion(**call("openai", **fields), api_base=api_base))
+    expected = stream_facts(openai)
+    assert [stream_facts(chunks) for chunks in (here, there, ahere, athere)] == [expected] * 4
+
+
+def stream_facts(chunks: list[Any]) -> list[Any]:
+    """Without nulls, of which OpenAI's client adds some, and without the fingerprint, which the chunks that LiteLLM makes
+    itself (finish reason, usage) do not have."""
+    assert len({chunk.created for chunk in chunks}) <= 2  # LiteLLM's clock may have ticked
+    facts = [without_identity(chunk.model_dump(exclude_none=True)) for chunk in chunks]
+    for fact in facts:
+        fact.pop("system_fingerprint", None)
+    return facts
+
+
+def test_a_stream_folds_to_the_whole_answer_with_exact_usage(where: dict[str, Any]) -> None:
+    whole = litellm.completion(**call(seed=4, max_tokens=12), **where)
+    chunks = list(litellm.completion(**call(seed=4, max_tokens=12), stream=True, **where))
+    built = litellm.stream_chunk_builder(chunks)
+    assert built.choices[0].message.content == whole.choices[0].message.content
+    assert built.usage.completion_tokens == whole.usage.completion_tokens == 12
+    assert built.usage.prompt_tokens == whole.usage.prompt_tokens
+
+
+def test_logprobs_come_with_a_stream(where: dict[str, Any]) -> None:
+    chunks = list(litellm.completion(**call(seed=2, logprobs=True, top_logprobs=2), stream=True, **where))
+    found = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices and chunk.choices[0].logprobs]
+    assert sum(len(item["content"] if isinstance(item, dict) else item.content) for item in found) == 4
+
+
+def test_several_choices_come_whole_and_are_refused_streamed(where: dict[str, Any]) -> None:
+    assert len(litellm.completion(**call(n=2), **where).choices) == 2
+    with pytest.raises(litellm.BadRequestError, match="n above 1 cannot be streamed"):
+        litellm.completion(**call(n=2, stream=True), **where)
+
+
+# (fields, class, what the message must have)
+REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "model": ({"model": "nobody/nothing"}, "NotFoundError", "does not exist"),
+    "context": ({"max_tokens": 10**6}, "ContextWindowExceededError", "maximum context length"),
+    "range": ({"temperature": 9}, "BadRequestError", "temperature must be between"),
+    "deadline": ({"max_tokens": 1500, "timeout": 0.05}, "Timeout", "deadline"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_refusals_are_litellms_own_classes_raised_by_the_call(name: str, where: dict[str, Any]) -> None:
+    fields, kind, message = REFUSALS[name]
+    expected = getattr(litellm, kind)
+    with pytest.raises(expected, match=message):
+        litellm.completion(**call(**fields), **where)
+    with pytest.raises(expected, match=message):
+        await litellm.acompletion(**call(**fields), **where)
+    with pytest.raises(expected, match=message):
+        list(litellm.completion(**call(**fields), stream=True, **where))
+    with pytest.raises(expected, match=message):
+        async for _ in await litellm.acompletion(**call(**fields), stream=True, **where):
+            pass
+
+
+async def test_a_full_queue_is_a_rate_limit_error_of_the_call_itself(
+    where: dict[str, Any], noise: Noise, local: LocalBackend
+) -> None:
+    with occupied(noise, 4), local.chat_stream(chat_body(n=4, max_tokens=1900)):
+        with pytest.raises(litellm.RateLimitError) as info:
+            litellm.completion(**call(), **where)
+        assert info.value.status_code == 429
+        assert info.value.response.headers["retry-after"]
+        with pytest.raises(litellm.RateLimitError):
+            litellm.completion(**call(), stream=True, **where)
+        with pytest.raises(litellm.RateLimitError):
+            await litellm.acompletion(**call(), stream=True, **where)
+    noise.check_idle()
+
+
+def test_nobody_at_the_address_is_a_connection_error() -> None:
+    with pytest.raises(litellm.APIConnectionError, match="No server answers"):
+        litellm.completion(**call(), api_base="http://127.0.0.1:9/v1")
+    with pytest.raises(litellm.BadRequestError, match="api_base must be a URL"):
+        litellm.completion(**call(), api_base="nowhere")
+
+
+def test_the_servers_address_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASEMLX_API_BASE", "http://127.0.0.1:9/v1")
+    with pytest.raises(litellm.APIConnectionError, match="No server answers"):
+        litellm.completion(**call())
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"min_p": 7}, "min_p"),
+        ({"top_k": -5}, "top_k"),
+        ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
+        ({"extra_body": {"min_p": 7}, "min_p": 0.1}, "min_p"),
+        ({"extra_body": {"reasoning_effort": "vast"}}, "reasoning_effort"),
+        ({"reasoning_effort": "vast"}, "reasoning_effort"),
+        ({"seed": 2**70}, "seed"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"stop": ["x" * 1000]}, "stop"),
+        ({"audio": {"voice": "x"}}, "audio"),
+    ],
+)
+def test_what_is_asked_reaches_the_engine_which_names_what_is_wrong(
+    fields: dict[str, Any], named: str, where: dict[str, Any]
+) -> None:
+    with pytest.raises(litellm.BadRequestError) as info:
+        litellm.completion(**call(**fields), **where)
+    assert named in str(info.value)
+
+
+def test_a_pydantic_class_as_response_format_reaches_the_engine(where: dict[str, Any]) -> None:
+    from pydantic import BaseModel
+
+    class Answer(BaseModel):
+        yes: bool
+
+    try:
+        answer = litellm.completion(**call(response_format=Answer, max_tokens=200), **where)
+    except litellm.BadRequestError as error:
+        skip_what_is_not_built(error)
+        raise
+    assert isinstance(Answer.model_validate_json(answer.choices[0].message.content).yes, bool)
+
+
+def test_litellms_own_messages_can_be_sent_back(where: dict[str, Any]) -> None:
+    first = litellm.completion(**call(), **where).choices[0].message
+    call_ = litellm.ChatCompletionMessageToolCall(
+        id="call_1", type="function", function=litellm.types.utils.Function(name="get", arguments="{}")
+    )
+    messages = [
+        {"role": "user", "content": "Hi"},
+        first,
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call_]},
+        {"role": "tool", "tool_call_id": "call_1", "name": "get", "content": "Rain"},
+    ]
+    answer = litellm.completion(**call(messages=messages), **where)
+    assert answer.choices[0].message.content
+
+
+# what LiteLLM builds on top
+
+
+def test_registering_is_idempotent_and_survives_an_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(litellm, "custom_provider_map", [])
+    basemlx.register()
+    basemlx.register()
+    assert [entry["custom_handler"] for entry in litellm.custom_provider_map] == [handler]
+
+
+def test_capabilities_and_a_cost_of_nothing_are_known() -> None:
+    for model in ("basemlx/tiny", "basemlx/qwen3-4b", "basemlx/mlx-community/Qwen3-4B-Instruct-2507-4bit"):
+        assert litellm.supports_function_calling(model)
+        assert litellm.supports_response_schema(model)
+        assert litellm.get_model_info(model)["input_cost_per_token"] == 0
+    assert litellm.supports_reasoning("basemlx/qwen3-8b")
+    assert not litellm.supports_reasoning("basemlx/qwen3-4b")
+    assert not litellm.supports_vision("basemlx/tiny")
+    answer = litellm.completion(**call())
+    assert answer._hidden_params["response_cost"] == 0
+    assert litellm.completion_cost(answer, model="basemlx/noise") == 0
+    assert "temperature" in litellm.get_supported_openai_params("noise", "basemlx")
+
+
+async def test_the_router_sees_refusals_by_their_class(where: dict[str, Any]) -> None:
+    params = {"model": "basemlx/noise", **where}
+    router = litellm.Router(model_list=[{"model_name": "small", "litellm_params": params}], num_retries=0)
+    body = chat_body(model="small", seed=1)
+    answer = await router.acompletion(**body)
+    assert answer.choices[0].message.content == router.completion(**body).choices[0].message.content
+    with pytest.raises(litellm.BadRequestError, match="temperature"):
+        await router.acompletion(**body, temperature=9)
+    chunks = [chunk async for chunk in await router.acompletion(**body, stream=True)]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+async def test_callbacks_are_told_usage_provider_and_cost(api_base: str) -> None:
+    """Both transports in one test: LiteLLM's logging stays with the event loop that it first saw."""
+    from litellm.integrations.custom_logger import CustomLogger
+
+    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    class Recorder(CustomLogger):  # type: ignore[misc]
+        async def async_log_success_event(
+            self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any
+        ) -> None:
+            await told.put(kwargs["standard_logging_object"])
+
+    recorder = Recorder()
+    litellm.callbacks.append(recorder)
+    events = []
+    try:
+        for where in ({}, {"api_base": api_base}):
+            await litellm.acompletion(**call(max_tokens=5), **where)
+            events.append(await asyncio.wait_for(told.get(), 30))
+            async for _ in await litellm.acompletion(**call(max_tokens=5), stream=True, **where):
+                pass
+            events.append(await asyncio.wait_for(told.get(), 30))
+    finally:
+        litellm.callbacks.remove(recorder)
+    for event in events:
+        assert event["custom_llm_provider"] == "basemlx"
+        assert event["completion_tokens"] == 5
+        assert event["prompt_tokens"] == events[0]["prompt_tokens"] > 0
+        assert event["response_cost"] == 0
+
+
+def test_text_completions_go_through_the_chat(where: dict[str, Any]) -> None:
+    answer = litellm.text_completion(
+        model="basemlx/noise", prompt="The quick", max_tokens=4, ignore_eos=True, **where
+    )
+    assert answer.choices[0].text
+    assert answer.usage.completion_tokens == 4
+
+
+async def test_responses_and_anthropic_messages_go_through_the_chat(where: dict[str, Any]) -> None:
+    common = {"model": "basemlx/noise", **where}
+    response = await litellm.aresponses(input="Hi", max_output_tokens=8, seed=1, **common)
+    assert response.usage.output_tokens <= 8
+    assert response.output[-1].content[0].text
+    message = await litellm.anthropic.messages.acreate(
+        messages=[{"role": "user", "content": "Hi"}], max_tokens=8, **common
+    )
+    assert message["usage"]["output_tokens"] <= 8
+    assert message["content"]
+
+
+async def test_a_cancelled_call_frees_its_row(where: dict[str, Any], noise: Noise) -> None:
+    task = asyncio.create_task(litellm.acompletion(**call(max_tokens=1900), **where))
+    while noise.is_idle:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    noise.check_idle()
+
+
+async def test_leaving_a_stream_frees_its_row(where: dict[str, Any], noise: Noise) -> None:
+    stream = await litellm.acompletion(**call(max_tokens=1900), stream=True, **where)
+    await anext(stream)
+    await stream.aclose()
+    await asyncio.to_thread(noise.check_idle)
+    stream = litellm.completion(**call(max_tokens=1900), stream=True, **where)
+    next(stream)
+    del stream
+    gc.collect()
+    await asyncio.to_thread(noise.check_idle)
+
+
+def test_the_sample_config_of_the_proxy_is_one_that_litellm_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy itself needs packages that do not go with ours; this does what it does with the file."""
+    import yaml
+    from litellm.proxy.types_utils.utils import get_instance_fn
+
+    path = Path(__file__).parents[2] / "examples" / "litellm_proxy.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    [entry] = config["litellm_settings"]["custom_provider_map"]
+    found = get_instance_fn(entry["custom_handler"], config_file_path=str(path))
+    assert found is handler
+    monkeypatch.setattr(
+        litellm, "custom_provider_map", [{"provider": entry["provider"], "custom_handler": found}]
+    )
+    router = litellm.Router(model_list=config["model_list"])
+    answer = router.completion(
+        model=config["model_list"][0]["model_name"],
+        messages=[{"role": "user", "content": "Hi"}],
+        max_tokens=2,
+    )
+    assert answer.usage.completion_tokens >= 1
