@@ -5,6 +5,7 @@
 
 import asyncio
 import inspect
+import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.resources.chat.completions import Completions as ChatCompletions
 from openai.resources.completions import Completions
+from openai.types.chat import ChatCompletionMessageFunctionToolCall
+from pydantic import BaseModel
 
 from basemlx.engine.openai.service import OpenAIService
 from tests.serving import (
@@ -209,19 +212,85 @@ def test_errors_are_the_clients_own(client: OpenAI) -> None:
         client.with_options(api_key="sk-wrong-key-0").models.list()
 
 
-def test_tools_and_formats_are_refused_by_name_until_they_can_be_enforced(client: OpenAI) -> None:
-    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    schema: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}
-    for name, fields in (
-        ("tools", {"tools": [tool]}),
-        ("tool_choice", {"tool_choice": "required"}),
-        ("response_format", {"response_format": schema}),
-        ("response_format", {"response_format": {"type": "json_object"}}),
-    ):
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+def test_a_tool_loop_streamed_and_whole(client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER], temperature=0)
+    (call,) = whole.choices[0].message.tool_calls or []
+    assert isinstance(call, ChatCompletionMessageFunctionToolCall)
+    assert whole.choices[0].finish_reason == "tool_calls"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Tokyo"})
+    with client.chat.completions.stream(
+        model="tiny", messages=MESSAGES, tools=[WEATHER], temperature=0
+    ) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    (same,) = streamed.tool_calls or []
+    assert (same.function.name, same.function.arguments) == (call.function.name, call.function.arguments)
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "sunny, 21 degrees"}
+    history: list[Any] = [*MESSAGES, whole.choices[0].message.model_dump(), result]
+    answer = client.chat.completions.create(model="tiny", messages=history, tools=[WEATHER], temperature=0)
+    assert answer.choices[0].finish_reason == "stop"
+    assert "sunny" in (answer.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_a_call_that_is_required_is_made_whatever_the_model_would_say(client: OpenAI, choice: Any) -> None:
+    greeting: list[Any] = [{"role": "user", "content": "Hello!"}]
+    for seed in range(3):
+        answer = client.chat.completions.create(
+            model="tiny", messages=greeting, tools=[WEATHER], tool_choice=choice, seed=seed, max_tokens=200
+        )
+        calls = answer.choices[0].message.tool_calls or []
+        assert calls
+        assert {call.function.name for call in calls} == {"get_weather"}  # type: ignore[union-attr]
+        assert answer.choices[0].message.content is None
+    free = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, tools=[WEATHER], tool_choice="none", temperature=0
+    )
+    assert free.choices[0].message.tool_calls is None
+
+
+def test_a_pydantic_model_is_parsed_from_a_strict_schema(client: OpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Ada is 36 years old. Give name and age as JSON."}]
+    parsed = client.chat.completions.parse(
+        model="tiny", messages=asked, response_format=Person, temperature=0
+    )
+    assert parsed.choices[0].message.parsed == Person(name="Ada", age=36)
+
+
+def test_what_cannot_be_enforced_is_refused_by_name(client: OpenAI) -> None:
+    schema = {"type": "array", "items": {"type": "number"}, "uniqueItems": True}
+    strict: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
+    cases: list[tuple[str, str, dict[str, Any], str | None]] = [
+        ("tools", NOISE, {"tools": [WEATHER]}, "unsupported_parameter"),
+        ("tool_choice", "tiny", {"tool_choice": "required"}, None),
+        ("response_format.json_schema.schema", "tiny", {"response_format": strict}, "unsupported_schema"),
+    ]
+    for param, model, fields, code in cases:
         with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model=NOISE, messages=MESSAGES, max_tokens=1, **fields)
-        assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
-        assert name in caught.value.message
+            client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=1, **fields)
+        assert (caught.value.param, caught.value.code) == (param, code)
+    assert "uniqueItems" in caught.value.message
+    loose: Any = {"type": "json_schema", "json_schema": {"name": "s", "schema": {**schema, "maxItems": 2}}}
+    answer = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=60, response_format=loose, temperature=0
+    )
+    (outcome,) = (answer.model_extra or {})["basemlx"]["validation"]
+    assert outcome["not_enforced"] == [{"keyword": "uniqueItems", "pointer": "/uniqueItems"}]
+    assert outcome["valid"] is not bool(outcome["violations"])
 
 
 # What each parameter of the client may be sent as, and whether it must be taken.
@@ -240,8 +309,9 @@ REFUSED: dict[str, Any] = {
     "modalities": ["text", "audio"],
     "suffix": "end",
     "best_of": 4,
-    "function_call": "auto",
-    "functions": [{"name": "f"}],
+    "function_call": {"name": "f"},  # of no functions
+    "tool_choice": "required",  # of no tools
+    "response_format": {"type": "xml"},
     "stream_options": {"include_usage": True},  # without stream
     "top_logprobs": 2,  # without logprobs
 }
@@ -267,7 +337,8 @@ def test_every_parameter_of_the_client_is_taken_or_refused_by_name(path: str, cl
             assert "x-basemlx-ignored" not in answer.headers, name
         if name in REFUSED:
             answer = post(base | {name: REFUSED[name]})
-            assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"].split(".")[0]) == (400, name)
 
 
 async def test_the_asynchronous_client(aclient: AsyncOpenAI) -> None:
