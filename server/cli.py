@@ -59,7 +59,10 @@ def _seconds(text: str, *, low: float = 0.001) -> Any:
     return typer.Option(metavar="SECONDS", min=low, help=text)
 
 
-MODEL_HELP = "tiny (built in), org/name of the Hugging Face cache, or a folder."
+MODEL_HELP = "tiny (built in), a short name, org/name of a model on this machine, or a folder."
+GIB = 1024 * MIB
+ServerHost = Annotated[str, _text("ADDRESS", "Where the running server is.")]
+ServerPort = Annotated[int, _count("Its port.", high=65535)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -133,6 +136,27 @@ def serve(
     request_timeout: Annotated[
         float, _seconds("Longest a request may take, waiting included.")
     ] = ENGINE.request_timeout_s,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            min=0.001,
+            help="What all models may take together. Without it: a share that leaves the machine usable.",
+        ),
+    ] = None,
+    only_loaded: Annotated[
+        bool, typer.Option("--only-loaded", help="Requests never load a model: basemlx load does.")
+    ] = not ENGINE.load_on_demand,
+    idle_ttl: Annotated[
+        float, _seconds("Idle time after which a model that a request loaded leaves; 0 for never.", low=0)
+    ] = ENGINE.idle_ttl_s or 0.0,
+    pin: Annotated[
+        bool, typer.Option("--pin", help="The models named here never leave to make room for others.")
+    ] = False,
+    adapter: Annotated[
+        list[str] | None,
+        _text("FOLDER", "LoRA adapter (mlx-lm's) for the model; with several models, MODEL=FOLDER."),
+    ] = None,
     max_body_mib: Annotated[int, _count("Largest request body, in MiB.")] = SERVER.max_body_bytes // MIB,
     max_connections: Annotated[int, _count("Connections at once.")] = SERVER.max_connections,
     header_timeout: Annotated[
@@ -187,10 +211,21 @@ def serve(
         prefix_cache_bytes=None if prefix_cache_mib is None else prefix_cache_mib * MIB,
         prefill_chunk_tokens=prefill_chunk_tokens,
         request_timeout_s=request_timeout,
+        max_memory_bytes=None if max_memory is None else int(max_memory * GIB),
+        load_on_demand=not only_loaded,
+        idle_ttl_s=idle_ttl or None,
     )
     from basemlx.server.commands.serve import serve as run_server
 
-    run_server(settings, config, models=model or ["tiny"], log_level=log_level.value, started_s=STARTED_S)
+    run_server(
+        settings,
+        config,
+        models=model or ["tiny"],
+        adapters=adapter or (),
+        pin=pin,
+        log_level=log_level.value,
+        started_s=STARTED_S,
+    )
 
 
 @app.command()
@@ -215,6 +250,7 @@ def run(
     think: Annotated[
         bool | None, typer.Option("--think/--no-think", help="Whether the model thinks first, where it can.")
     ] = None,
+    adapter: Annotated[Path | None, _text("FOLDER", "LoRA adapter (mlx-lm's) to put on the model.")] = None,
     stats: Annotated[
         bool, typer.Option("--stats", help="Show speed, time to first token and memory.")
     ] = False,
@@ -236,21 +272,83 @@ def run(
         seed=seed,
         think=think,
         shows_stats=stats,
+        adapter=adapter,
     )
     raise typer.Exit(run_prompt(prompt, options))
 
 
 @app.command("list")
 def list_models(
-    host: Annotated[
-        str, _text("ADDRESS", "Where a running server is asked what it has loaded.")
-    ] = SERVER.host,
-    port: Annotated[int, _count("Its port.", high=65535)] = SERVER.port,
+    host: ServerHost = SERVER.host,
+    port: ServerPort = SERVER.port,
+    available: Annotated[
+        bool, typer.Option("--available", help="List the short names that basemlx pull knows instead.")
+    ] = False,
 ) -> None:
     """List the models on this machine and which a running server has loaded."""
     from basemlx.server.commands.list import list_models as print_models
 
-    print_models(host, port)
+    print_models(host, port, available=available)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A short name, or org/name.")],
+    revision: Annotated[str, _text("REVISION", "Branch, tag or commit.")] = "main",
+) -> None:
+    """Download a model into the Hugging Face cache. Goes on where an earlier try stopped."""
+    from basemlx.server.commands.pull import pull as pull_model
+
+    raise typer.Exit(pull_model(name, revision=revision))
+
+
+@app.command()
+def rm(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that basemlx pull brought.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    host: ServerHost = SERVER.host,
+    port: ServerPort = SERVER.port,
+) -> None:
+    """Remove what basemlx pull brought of a model, and nothing else."""
+    from basemlx.server.commands.pull import rm as remove_model
+
+    raise typer.Exit(remove_model(name, host, port, yes=yes))
+
+
+@app.command()
+def ps(host: ServerHost = SERVER.host, port: ServerPort = SERVER.port) -> None:
+    """Show which models a running server has in memory."""
+    from basemlx.server.commands.residence import show_loaded
+
+    show_loaded(host, port)
+
+
+@app.command()
+def load(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model on the server's machine.")],
+    pin: Annotated[bool, typer.Option("--pin", help="It never leaves to make room for others.")] = False,
+    idle_ttl: Annotated[
+        float, _seconds("How long it may be idle before it leaves; 0 for ever.", low=0)
+    ] = 0.0,
+    host: ServerHost = SERVER.host,
+    port: ServerPort = SERVER.port,
+) -> None:
+    """Have a running server load a model."""
+    from basemlx.server.commands.residence import load as load_model
+
+    load_model(name, host, port, pin=pin, idle_ttl_s=idle_ttl or None)
+
+
+@app.command()
+def unload(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A loaded model.")],
+    host: ServerHost = SERVER.host,
+    port: ServerPort = SERVER.port,
+) -> None:
+    """Have a running server take a model out of memory, once its running answers are done."""
+    from basemlx.server.commands.residence import unload as unload_model
+
+    unload_model(name, host, port)
 
 
 @app.command()

@@ -15,6 +15,9 @@ from typing import Any, Literal
 from basemlx.engine.models.folder import ModelFolder
 
 FIRST_ANSWER_TOKENS = 4096
+CPU_CHUNK_TOKENS = 1024
+"""What a CPU computes of a prompt in the quarter of a second that a forward may take; more only of the smallest models."""
+
 PACKED_DTYPE = "U32"
 _FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 _FLOAT32_BYTES, _HALF_BYTES = 4, 2
@@ -50,7 +53,8 @@ def estimate_memory(
     widest = max(_count(part, "intermediate_size", "moe_intermediate_size"), 2 * _count(part, "hidden_size"))
     prefill_bytes = 6 * chunk * widest * float_bytes
     if precision != "stored":  # attention scores are whole matrices on a CPU, one layer's at a time
-        prefill_bytes += 3 * _count(part, "num_attention_heads") * chunk * tokens * _FLOAT32_BYTES
+        rows = min(chunk, CPU_CHUNK_TOKENS)
+        prefill_bytes += 3 * _count(part, "num_attention_heads") * rows * tokens * _FLOAT32_BYTES
     return MemoryEstimate(
         weights_bytes=_weights_bytes(checked, precision),
         kv_token_bytes=kv_token_bytes,

@@ -30,6 +30,7 @@ class RunOptions:
     seed: int | None = None
     think: bool | None = None
     shows_stats: bool = False
+    adapter: Path | None = None
 
 
 def run(prompt: str | None, options: RunOptions) -> int:
@@ -46,10 +47,11 @@ def run(prompt: str | None, options: RunOptions) -> int:
     from basemlx.engine.config import EngineConfig
     from basemlx.engine.engine import Engine
     from basemlx.engine.openai.service import OpenAIService
+    from basemlx.server.commands.naming import meant
 
     with Engine(EngineConfig(max_num_sequences=1, max_waiting=0)) as engine:
         with load_progress(options.model) as progress:
-            name = engine.load(options.model, progress=progress).name
+            name = engine.load(meant(options.model), adapter=options.adapter, progress=progress).name
         conversation = Conversation(engine, OpenAIService(engine), name, options)
         if prompt is None:
             return conversation.hold()

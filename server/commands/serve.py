@@ -4,20 +4,30 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from basemlx.engine.config import EngineConfig
 from basemlx.server.logs import configure, server_logger
 from basemlx.server.serve import Server, bind, exit_at_once, url_of
-from basemlx.server.settings import ServerSettings
+from basemlx.server.settings import ServerSettings, SettingsError
 
 CLOSE_TIMEOUT_S = 10.0
 
 
 def serve(
-    settings: ServerSettings, config: EngineConfig, *, models: Sequence[str], log_level: str, started_s: float
+    settings: ServerSettings,
+    config: EngineConfig,
+    *,
+    models: Sequence[str],
+    adapters: Sequence[str] = (),
+    pin: bool = False,
+    log_level: str,
+    started_s: float,
 ) -> None:
-    """Returns when drained. Raises SettingsError, and BaseMLXError if a model cannot be loaded."""
+    """Returns when drained. An adapter is FOLDER, for the only model, or MODEL=FOLDER. Raises SettingsError, and
+    BaseMLXError if a model cannot be loaded."""
     configure(log_level)
+    adapter_of = _adapters(models, adapters)
     with bind(settings) as listener:
         _warn(settings)
         from basemlx.engine.runtime import prepare
@@ -26,6 +36,7 @@ def serve(
         from basemlx.engine.engine import Engine
         from basemlx.engine.openai.service import OpenAIService
         from basemlx.server.app import create_app
+        from basemlx.server.commands.naming import meant
         from basemlx.server.commands.terminal import load_progress
         from basemlx.server.lifecycle import Lifecycle
         from basemlx.server.metrics import Metrics
@@ -35,7 +46,10 @@ def serve(
         names = []
         for model in dict.fromkeys(models):
             with load_progress(model) as progress:
-                names.append(engine.load(model, progress=progress).name)
+                loaded = engine.load(
+                    meant(model), adapter=adapter_of.get(model), progress=progress, pinned=pin
+                )
+            names.append(loaded.name)
         url = url_of(settings, listener)
 
         def ready() -> None:
@@ -56,6 +70,22 @@ def serve(
         server = Server(app, settings, lifecycle, on_ready=ready)
         server.run(sockets=[listener])
         _close(engine, server)
+
+
+def _adapters(models: Sequence[str], adapters: Sequence[str]) -> dict[str, Path]:
+    """Model, as it was named, to the folder of its adapter. Raises SettingsError."""
+    found: dict[str, Path] = {}
+    for text in adapters:
+        model, _, folder = text.rpartition("=")
+        if not model and len(models) != 1:
+            raise SettingsError(
+                f"--adapter {text}: which model is it for? Give MODEL=FOLDER.", option="--adapter"
+            )
+        model = model or models[0]
+        if model not in models:
+            raise SettingsError(f"--adapter {text}: {model} is not among the models.", option="--adapter")
+        found[model] = Path(folder).expanduser()
+    return found
 
 
 def _close(engine: "object", server: Server) -> None:

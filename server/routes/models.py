@@ -52,7 +52,8 @@ def _admin_routes(service: Service, pool: WorkPool, lifecycle: Lifecycle, admin:
                     lambda: admin.begin_load(name, pinned=pinned, idle_ttl_s=idle_ttl_s), discard=abandon
                 )
                 async with held(reservation):
-                    entry = await pool.run(lambda: service.model(name))
+                    pass
+                entry = await pool.run(lambda: service.model(name))
             await send_json(send, 200, entry)
 
     async def unload(scope: Scope, receive: Receive, send: Send) -> None:

@@ -22,6 +22,6 @@ def test_a_port_taken_by_something_that_speaks_no_http_counts_as_no_server(
         thread.start()
         list_models("127.0.0.1", listener.getsockname()[1])
         thread.join()
-    name, size, unit, loaded = capsys.readouterr().out.splitlines()[1].split()
-    assert (name, unit, loaded) == ("tiny", "MB", "-")
+    name, size, unit, *_, source, loaded = capsys.readouterr().out.splitlines()[1].split()
+    assert (name, unit, source, loaded) == ("tiny", "MB", "built-in", "-")
     assert float(size) > 0

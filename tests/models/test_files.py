@@ -1,0 +1,196 @@
+"""Headers, estimates and adapters: what is decided from files before anything of a model is in memory."""
+
+import json
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basemlx.engine import memory
+from basemlx.engine.config import EngineConfig
+from basemlx.engine.engine import Engine
+from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
+from basemlx.engine.models.adapter import check_adapter
+from basemlx.engine.models.estimate import estimate_memory
+from basemlx.engine.models.folder import check_folder
+from basemlx.engine.models.headers import read_header
+from basemlx.engine.runtime import mlx_lm_module, mx, tree_flatten
+from tests.core.conftest import make_prompt, make_request, take, tokens_of
+
+Zoo = Callable[..., Path]
+
+
+def mutated(header: dict[str, Any], data: bytes, rng: random.Random) -> bytes:
+    """A safetensors file with one thing wrong, or several: structure, numbers, names, or plain bytes."""
+    entries = json.loads(json.dumps(header))
+    kind = rng.randrange(8)
+    name = rng.choice(list(entries))
+    odd = [-1, 2**63, 2**64, 1e30, None, True, "0", [], {}, 0, 10**400, float(2**53)]
+    if kind == 0:
+        entries[name]["shape"] = rng.choice([rng.choice(odd), [rng.choice(odd)], [2**32, 2**32], [1] * 40])
+    elif kind == 1:
+        entries[name]["data_offsets"] = [rng.choice(odd), rng.choice(odd)]
+    elif kind == 2:
+        entries[name]["dtype"] = rng.choice([*odd, "F128", "f32", "I64"])
+    elif kind == 3:
+        begin, end = entries[name]["data_offsets"]
+        entries[name]["data_offsets"] = [begin + rng.randint(-9, 9), end + rng.randint(-9, 9)]
+    elif kind == 4:
+        entries[name] = rng.choice(odd)
+    elif kind == 5:
+        del entries[name]
+    text = json.dumps(entries).encode()
+    length = struct.pack("<Q", len(text))
+    if kind == 6:
+        length = struct.pack("<Q", rng.choice([0, 1, len(text) - 1, len(text) + 1, 2**40, 2**64 - 1]))
+    whole = bytearray(length + text + data)
+    if kind == 7:
+        for _ in range(rng.randint(1, 8)):
+            whole[rng.randrange(8 + len(text))] = rng.randrange(256)
+    if rng.random() < 0.1:
+        del whole[rng.randrange(len(whole)) :]
+    return bytes(whole)
+
+
+def check_mutants(source: Path, folder: Path, count: int, seed: int) -> None:
+    """No mutant crashes this process, in our check or in MLX after it."""
+    raw = (source / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + length])
+    header.pop("__metadata__", None)
+    rng = random.Random(seed)
+    path = folder / "model.safetensors"
+    refused, told = 0, []
+    for _ in range(count):
+        path.write_bytes(mutated(header, raw[8 + length :], rng))
+        try:
+            tensors = read_header(path)
+        except ModelCorrupt as error:
+            refused += 1
+            told.append(error.message)
+            continue
+        loaded = mx.load(str(path))  # what passed, MLX has to read without harm
+        assert set(loaded) == set(tensors)
+        mx.eval(list(loaded.values()))
+    assert refused > 0.8 * count
+    assert max(map(len, told)) < 400
+    assert not any(str(folder) in message for message in told)
+
+
+def test_mutated_headers_are_refused_and_never_crash(zoo: Zoo, tmp_path: Path) -> None:
+    check_mutants(zoo("qwen3"), tmp_path, 300, seed=1)
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_headers_are_refused_and_never_crash(zoo: Zoo, tmp_path: Path) -> None:
+    check_mutants(zoo("qwen3"), tmp_path, 10_000, seed=2)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("qwen3", None), ("qwen3", 4), ("llama", 8), ("qwen3_moe", 4)])
+def test_estimated_weights_are_what_they_take_in_memory(zoo: Zoo, kind: str, bits: int | None) -> None:
+    folder = zoo(kind, bits=bits, dtype="bfloat16")
+    estimate = estimate_memory(
+        check_folder(folder), precision="dense", context_tokens=256, prefill_chunk_tokens=64
+    )
+    with Engine(EngineConfig(warm_up=False)) as engine:
+        engine.load("model", folder=folder)
+        loaded = engine.loaded("model")
+        assert loaded.precision == "dense"
+        assert loaded.weights_bytes == pytest.approx(estimate.weights_bytes, rel=0.01)
+
+
+def test_an_answer_of_the_longest_prompt_stays_within_the_estimate(zoo: Zoo) -> None:
+    folder = zoo("qwen3")
+    config = EngineConfig(max_num_sequences=1, prefix_cache_bytes=0, max_context_tokens=512)
+    estimate = estimate_memory(
+        check_folder(folder), precision="dense", context_tokens=512, prefill_chunk_tokens=2048
+    )
+    with Engine(config) as engine:
+        before = engine.stats().active_bytes
+        engine.load("model", folder=folder)
+        memory.reset_peak()
+        take(engine.submit(make_request("model", make_prompt(1, 490), max_tokens=8)))
+        peak = engine.stats().peak_bytes - before
+        assert peak <= estimate.total_bytes * 1.1, f"{peak} against {estimate}"
+
+
+def write_adapter(folder: Path, source: Path, *, scale: float = 4.0, rank: int = 4) -> Path:
+    """A LoRA adapter for the model in `source`, random, as mlx_lm.lora saves it."""
+    folder.mkdir()
+    parameters = {
+        "rank": rank,
+        "scale": scale,
+        "dropout": 0.0,
+        "keys": ["self_attn.q_proj", "self_attn.v_proj"],
+    }
+    config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    model, _ = mlx_lm_module("utils").load_model(source)
+    mlx_lm_module("tuner.utils").linear_to_lora_layers(model, 2, parameters)
+    mx.random.seed(9)
+    weights = {
+        name: mx.random.normal(value.shape) * 0.3
+        for name, value in tree_flatten(model.parameters())
+        if name.rpartition(".")[2] in ("lora_a", "lora_b")
+    }
+    mx.save_safetensors(str(folder / "adapters.safetensors"), weights)
+    return folder
+
+
+@pytest.fixture(params=[None, 4])
+def bits(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_an_adapter_changes_what_the_model_says_as_in_mlx_lm(
+    zoo: Zoo, tmp_path: Path, bits: int | None
+) -> None:
+    folder = zoo("qwen3", bits=bits)
+    adapter = write_adapter(tmp_path / "adapter", folder)
+    prompt = make_prompt(1, 30)
+    utils = mlx_lm_module("utils")
+    expected = []
+    for path in (None, adapter):
+        model, _ = utils.load_model(folder)
+        if path is not None:
+            mlx_lm_module("tuner.utils").load_adapters(model, str(path))
+            model.eval()
+        tokens = list(prompt)
+        for _ in range(6):
+            tokens.append(int(mx.argmax(model(mx.array([tokens]))[0, -1]).item()))
+        expected.append(tokens[len(prompt) :])
+    with Engine(EngineConfig(max_num_sequences=1)) as engine:
+        engine.load("plain", folder=folder)
+        engine.load("tuned", folder=folder, adapter=adapter)
+        found = [
+            tokens_of(take(engine.submit(make_request(name, prompt, max_tokens=6))))
+            for name in ("plain", "tuned")
+        ]
+    assert found[0] != found[1]
+    assert found == expected
+
+
+def test_adapters_that_are_none_are_refused_by_name(zoo: Zoo, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "adapter", zoo("qwen3"))
+    with pytest.raises(ModelLoadFailed, match="not a folder"):
+        check_adapter(tmp_path / "nowhere")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for change, words in (
+        ({"fine_tune_type": "full"}, "whole fine-tuned model"),
+        ({"num_layers": 10**9}, "num_layers"),
+        ({"lora_parameters": {"rank": 10**9, "scale": 1.0}}, "rank must be"),
+    ):
+        (adapter / "adapter_config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ModelLoadFailed, match=words):
+            check_adapter(adapter)
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with Engine(EngineConfig(warm_up=False)) as engine:
+        with pytest.raises(ModelCorrupt, match="does not fit the model"):
+            engine.load("other", folder=zoo("qwen3", hidden_size=96), adapter=adapter)
+        assert engine.stats().models_loaded == 0
+    (adapter / "adapters.safetensors").rename(adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelLoadFailed, match="PEFT"):
+        check_adapter(adapter)
