@@ -70,6 +70,40 @@ MESSAGE = st.fixed_dictionaries(
     },
 ) | st.fixed_dictionaries({"role": likely("user", "assistant"), "content": st.lists(PART, max_size=3)})
 
+SCHEMA = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": likely("object", "array", "string", "integer", ["string", "null"]),
+        "properties": likely({}, {"a": {"type": "integer"}}, {"a": {"$ref": "#"}}),
+        "required": likely(["a"], []),
+        "additionalProperties": likely(False, True, {}),
+        "items": likely({}, {"type": "number"}, False),
+        "enum": likely([1, "a", None]),
+        "minimum": likely(0, 0.5),
+        "maxLength": likely(0, 5),
+        "pattern": likely("^a+$", "(a+)+$", "["),
+        "anyOf": likely([{"type": "string"}, {}]),
+        "$ref": likely("#", "#/$defs/a", "http://127.0.0.1/x"),
+    },
+)
+TOOL = st.fixed_dictionaries(
+    {
+        "type": likely("function"),
+        "function": st.fixed_dictionaries({"name": likely("f", "g")}, optional={"parameters": SCHEMA}),
+    }
+)
+FORMAT = st.one_of(
+    st.sampled_from([{"type": "text"}, {"type": "json_object"}]),
+    st.fixed_dictionaries(
+        {
+            "type": likely("json_schema"),
+            "json_schema": st.fixed_dictionaries(
+                {"name": likely("s"), "schema": SCHEMA}, optional={"strict": likely(True, False)}
+            ),
+        }
+    ),
+)
+
 COMMON = {
     "temperature": likely(0, 0.5, 2),
     "top_p": likely(0, 0.5, 1),
@@ -102,7 +136,7 @@ CHAT = COMMON | {
     "reasoning_effort": likely("low", "none"),
     "tools": likely([]),
     "tool_choice": likely("none"),
-    "response_format": likely({"type": "text"}),
+    "response_format": likely({"type": "text"}, {"type": "json_object"}),
     "modalities": likely(["text"]),
     "functions": likely([]),
     "parallel_tool_calls": JUNK,
@@ -160,6 +194,25 @@ def check(client: httpx.Client, path: str, content: dict[str, Any]) -> None:
 @given(content=body({"messages": st.lists(MESSAGE, min_size=1, max_size=3) | JUNK}, CHAT))
 def test_any_chat_body(client: httpx.Client, content: dict[str, Any]) -> None:
     check(client, "/v1/chat/completions", content)
+
+
+CONSTRAINED = {
+    "tools": mostly(st.lists(TOOL, min_size=1, max_size=2), JUNK),
+    "tool_choice": likely("none", "auto", "required", {"type": "function", "function": {"name": "f"}}),
+    "response_format": mostly(FORMAT, JUNK),
+    "parallel_tool_calls": likely(True, False),
+    "n": likely(1, 2),
+}
+
+
+@SETTINGS
+@given(
+    content=body({"messages": st.just([{"role": "user", "content": "Hi"}])}, CONSTRAINED),
+    model=st.sampled_from(["tiny", NOISE]),
+)
+def test_any_tools_and_formats(client: httpx.Client, content: dict[str, Any], model: str) -> None:
+    """Of a model that can call tools, and of one that cannot."""
+    check(client, "/v1/chat/completions", content | {"model": model})
 
 
 @SETTINGS
