@@ -16,7 +16,7 @@ from basemlx.engine.models.folder import ModelFolder
 
 FIRST_ANSWER_TOKENS = 4096
 CPU_CHUNK_TOKENS = 1024
-"""What a CPU computes of a prompt in the quarter of a second that a forward may take; more only of the smallest models."""
+"""What a CPU computes of a prompt in the quarter of a second a forward may take; more only of the smallest models."""
 
 PACKED_DTYPE = "U32"
 _FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})

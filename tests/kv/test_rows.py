@@ -51,7 +51,9 @@ class Driver:
 
     def step(self) -> None:
         keys = self.rows.decode_order(list(self.tokens))
-        logits = self.rows.decode(self.model, keys, mx.array([[self.tokens[key][-1]] for key in keys]), [1] * len(keys))
+        logits = self.rows.decode(
+            self.model, keys, mx.array([[self.tokens[key][-1]] for key in keys]), [1] * len(keys)
+        )
         for key, token in zip(keys, mx.argmax(logits[:, -1], axis=-1).tolist(), strict=True):
             self.tokens[key].append(token)
 

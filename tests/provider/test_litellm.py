@@ -111,8 +111,8 @@ async def test_streams_equal_those_of_litellms_openai_provider(
 
 
 def stream_facts(chunks: list[Any]) -> list[Any]:
-    """Without nulls, of which OpenAI's client adds some, and without the fingerprint, which the chunks that LiteLLM makes
-    itself (finish reason, usage) do not have."""
+    """Without nulls, of which OpenAI's client adds some, and without the fingerprint, which the chunks that LiteLLM
+    makes itself (finish reason, usage) do not have."""
     assert len({chunk.created for chunk in chunks}) <= 2  # LiteLLM's clock may have ticked
     facts = [without_identity(chunk.model_dump(exclude_none=True)) for chunk in chunks]
     for fact in facts:
