@@ -12,9 +12,9 @@ import json
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from basemlx.engine.types import GenerationRequest, SamplingParams
 
 BARS = {"call": 0.95, "calls": 0.90, "result": 0.95, "json": 0.90, "recall": 0.95, "thinks": 0.98}
 ROWS_AT_ONCE = 16
+PREFIX_CACHE_BYTES = 2**29
 LONGEST_ANSWER = 400
 """Tokens. The longest right answer of a case has about 250."""
 
@@ -74,13 +75,13 @@ class Writer:
 
     def answers(self, prompts: Iterable[str], longest: int = LONGEST_ANSWER) -> Iterator[str]:
         """What follows each prompt, control tokens included, in the prompts' order."""
-        ahead: deque[GenerationStream] = deque()
-        for prompt in prompts:
-            ahead.append(self._begin(prompt, longest))
-            if len(ahead) >= 2 * ROWS_AT_ONCE:
-                yield _text(ahead.popleft())
-        while ahead:
-            yield _text(ahead.popleft())
+        waiting = iter(prompts)
+        while wave := list(islice(waiting, 2 * ROWS_AT_ONCE)):
+            # Prompts first, into the prefix cache, then answers: while nobody decodes, the engine need not ration
+            # prompt tokens. A third faster in all.
+            for stream in [self._begin(prompt, 1) for prompt in wave]:
+                _text(stream)
+            yield from map(_text, [self._begin(prompt, longest) for prompt in wave])
 
     def _begin(self, prompt: str, longest: int) -> GenerationStream:
         self._number += 1
@@ -194,7 +195,9 @@ def main() -> int:
 
     runtime = prepare(stand_alone=True)
     start = time.monotonic()
-    config = EngineConfig(max_num_sequences=ROWS_AT_ONCE, max_waiting=3 * ROWS_AT_ONCE)
+    config = EngineConfig(
+        max_num_sequences=ROWS_AT_ONCE, max_waiting=3 * ROWS_AT_ONCE, prefix_cache_bytes=PREFIX_CACHE_BYTES
+    )
     with Engine(config) as engine:
         writer = Writer(engine, engine.load("evaluated", folder=options.model.resolve()).name)
         answers = asked(writer)
