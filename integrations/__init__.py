@@ -1,1 +1,4 @@
-"""One module per framework, each importing its framework when it is used. To come: they will use the provider."""
+"""One module per framework, each importing its framework. They use the provider and know nothing of the server.
+
+langchain   ChatBaseMLX, BaseMLXEmbeddings     pip install 'basemlx[langchain]'
+"""

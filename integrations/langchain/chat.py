@@ -1,0 +1,295 @@
+"""ChatBaseMLX: a LangChain chat model over a Backend. What it sends and gets are OpenAI's dicts, in both transports."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict, Field, SecretStr
+
+from basemlx.engine.environment import Environment
+from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_message, to_openai
+from basemlx.provider.backend import Backend
+from basemlx.provider.connect import connect
+
+Schema = dict[str, Any] | type
+
+_SENT = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "seed",
+    "stop",
+    "logprobs",
+    "top_logprobs",
+    "n",
+    "reasoning_effort",
+    "timeout",
+)
+
+
+class ChatBaseMLX(BaseChatModel):
+    """`base_url` (or BASEMLX_API_BASE) is a server's address; without one the engine runs here.
+
+    None leaves a field out of the request, so that the model's own default holds. `model_kwargs` are further fields of
+    the request (`min_p`, `top_k`, `chat_template_kwargs`, …). `backend` is one to use instead, for an engine with
+    settings of one's own.
+    """
+
+    model: str
+    base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
+    api_key: SecretStr | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    n: int | None = None
+    reasoning_effort: str | None = None
+    timeout: float | None = None
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    backend: Any = Field(default=None, exclude=True, repr=False)
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        return {"api_key": "BASEMLX_API_KEY"}
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+    @classmethod
+    def get_lc_namespace(cls) -> list[str]:
+        return ["basemlx", "integrations", "langchain"]
+
+    @property
+    def _llm_type(self) -> str:
+        return PROVIDER
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model": self.model, "base_url": self.base_url, **self._settings(), **self.model_kwargs}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = LangSmithParams(
+            ls_provider=PROVIDER, ls_model_name=kwargs.get("model", self.model), ls_model_type="chat"
+        )
+        temperature = kwargs.get("temperature", self.temperature)
+        max_tokens = kwargs.get("max_tokens", self.max_tokens)
+        if temperature is not None:
+            params["ls_temperature"] = temperature
+        if max_tokens is not None:
+            params["ls_max_tokens"] = max_tokens
+        if stop or self.stop:
+            params["ls_stop"] = stop or self.stop
+        return params
+
+    # answers
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(self._backend().chat(self._body(messages, stop, kwargs)))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return _result(await self._backend().achat(self._body(messages, stop, kwargs)))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with self._backend().chat_stream(self._streaming_body(messages, stop, kwargs)) as stream:
+            for wire in stream:
+                chunk = _generation_chunk(wire)
+                if chunk is None:
+                    continue
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async with await self._backend().achat_stream(self._streaming_body(messages, stop, kwargs)) as stream:
+            async for wire in stream:
+                chunk = _generation_chunk(wire)
+                if chunk is None:
+                    continue
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    # tools and structure
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """`tool_choice`: a tool's name, "auto", "none", "required" or "any" or True (one of them), or OpenAI's dict. It
+        is enforced."""
+        wire = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        if tool_choice is not None and tool_choice is not False:
+            kwargs["tool_choice"] = _wire_choice(tool_choice, [tool["function"]["name"] for tool in wire])
+        if parallel_tool_calls is not None:
+            kwargs["parallel_tool_calls"] = parallel_tool_calls
+        return self.bind(tools=wire, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema,
+        *,
+        include_raw: bool = False,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The answer as `schema` says: a pydantic class gives an object of it, everything else a dict.
+
+        "json_schema" enforces the schema while the answer is made; `strict` False asks for that as far as it goes,
+        instead of refusing what cannot be enforced. "json_mode" enforces JSON only: put the schema into the prompt.
+        """
+        is_class = isinstance(schema, type) and is_basemodel_subclass(schema)
+        told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        parser: Any
+        if method == "function_calling":
+            name = convert_to_openai_tool(schema)["function"]["name"]
+            model = self.bind_tools(
+                [schema], tool_choice=name, strict=strict, ls_structured_output_format=told, **kwargs
+            )
+            if is_class:
+                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+            else:
+                parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+        elif method in ("json_schema", "json_mode"):
+            form = {"type": "json_object"} if method == "json_mode" else _schema_format(schema, strict)
+            model = self.bind(response_format=form, ls_structured_output_format=told, **kwargs)
+            parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+        else:
+            raise ValueError(f"method must be json_schema, function_calling or json_mode, not {method!r}.")
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(
+            parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+        ).with_fallbacks([RunnablePassthrough.assign(parsed=lambda _: None)], exception_key="parsing_error")
+        return RunnableMap(raw=model) | parsed
+
+    # tokens, by the model's own tokenizer
+
+    def get_token_ids(self, text: str) -> list[int]:
+        tokens: list[int] = self._backend().tokenize({"model": self.model, "prompt": text})["tokens"]
+        return tokens
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None, **kwargs: Any
+    ) -> int:
+        """What a request with these messages has as prompt, the template's own tokens included."""
+        body: dict[str, Any] = {"model": self.model, "messages": to_openai(messages)}
+        if tools:
+            body["tools"] = [convert_to_openai_tool(tool) for tool in tools]
+        count: int = self._backend().tokenize(body)["count"]
+        return count
+
+    # requests
+
+    def _backend(self) -> Backend:
+        if self.backend is not None:
+            given: Backend = self.backend
+            return given
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return connect(self.base_url, api_key=key)
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name in _SENT if (value := getattr(self, name)) is not None}
+
+    def _body(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        body = {"model": self.model, **self._settings(), **self.model_kwargs, **kwargs}
+        if stop is not None:
+            body["stop"] = stop
+        return body | {"messages": to_openai(messages)}
+
+    def _streaming_body(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        body = self._body(messages, stop, kwargs)
+        if body.get("n") not in (None, 1):
+            raise ValueError("n above 1 cannot be streamed through LangChain.")
+        return body | {"stream_options": {"include_usage": True}}
+
+
+def _result(response: dict[str, Any]) -> ChatResult:
+    generations = [
+        ChatGeneration(
+            message=to_message(choice, response),
+            generation_info={"finish_reason": choice["finish_reason"], "logprobs": choice.get("logprobs")},
+        )
+        for choice in response["choices"]
+    ]
+    facts = {
+        "token_usage": response.get("usage"),
+        "model_name": response["model"],
+        "system_fingerprint": response.get("system_fingerprint"),
+    }
+    return ChatResult(generations=generations, llm_output=facts)
+
+
+def _generation_chunk(wire: dict[str, Any]) -> ChatGenerationChunk | None:
+    message = to_chunk(wire)
+    return None if message is None else ChatGenerationChunk(message=message)
+
+
+def _wire_choice(choice: str | dict[str, Any] | bool, names: Sequence[str]) -> Any:
+    if choice is True or choice == "any":
+        return "required"
+    if isinstance(choice, str) and choice in names:
+        return {"type": "function", "function": {"name": choice}}
+    return choice
+
+
+def _schema_format(schema: Schema, strict: bool | None) -> dict[str, Any]:
+    converted = convert_to_json_schema(schema)
+    wire = {
+        "name": "".join(c if c.isalnum() or c in "_-" else "_" for c in converted.get("title", "answer"))[
+            :64
+        ],
+        "schema": converted,
+        "strict": True if strict is None else strict,
+    }
+    return {"type": "json_schema", "json_schema": wire}

@@ -1,0 +1,66 @@
+"""BaseMLXEmbeddings: LangChain's embeddings over a Backend."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from langchain_core.embeddings import Embeddings
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from basemlx.engine.environment import Environment
+from basemlx.provider.backend import Backend
+from basemlx.provider.connect import connect
+
+MAX_INPUTS = 512
+"""In one request."""
+
+
+class BaseMLXEmbeddings(BaseModel, Embeddings):
+    """`base_url` and `backend` as for ChatBaseMLX. `query_prompt_name` and `document_prompt_name` are prompts of the
+    model (as in its sentence-transformers files) that are put before what is embedded."""
+
+    model: str
+    base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
+    api_key: SecretStr | None = None
+    dimensions: int | None = None
+    query_prompt_name: str | None = None
+    document_prompt_name: str | None = None
+    timeout: float | None = None
+    backend: Any = Field(default=None, exclude=True, repr=False)
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        backend = self._backend()
+        parts = [backend.embeddings(body) for body in self._bodies(texts, self.document_prompt_name)]
+        return [vector for part in parts for vector in _vectors(part)]
+
+    def embed_query(self, text: str) -> list[float]:
+        [body] = self._bodies([text], self.query_prompt_name)
+        return _vectors(self._backend().embeddings(body))[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        backend = self._backend()
+        parts = [await backend.aembeddings(body) for body in self._bodies(texts, self.document_prompt_name)]
+        return [vector for part in parts for vector in _vectors(part)]
+
+    async def aembed_query(self, text: str) -> list[float]:
+        [body] = self._bodies([text], self.query_prompt_name)
+        return _vectors(await self._backend().aembeddings(body))[0]
+
+    def _bodies(self, texts: Sequence[str], prompt_name: str | None) -> Iterator[dict[str, Any]]:
+        settings = {"dimensions": self.dimensions, "prompt_name": prompt_name, "timeout": self.timeout}
+        given = {name: value for name, value in settings.items() if value is not None}
+        for start in range(0, len(texts), MAX_INPUTS):
+            yield {"model": self.model, "input": list(texts[start : start + MAX_INPUTS]), **given}
+
+    def _backend(self) -> Backend:
+        if self.backend is not None:
+            given: Backend = self.backend
+            return given
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return connect(self.base_url, api_key=key)
+
+
+def _vectors(response: dict[str, Any]) -> list[list[float]]:
+    ordered = sorted(response["data"], key=lambda entry: entry["index"])
+    return [entry["embedding"] for entry in ordered]

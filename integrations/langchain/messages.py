@@ -1,0 +1,121 @@
+"""LangChain's messages to OpenAI's and back. Knows no backend."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    InvalidToolCall,
+    ToolCall,
+    convert_to_openai_messages,
+)
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
+
+PROVIDER = "basemlx"
+
+
+def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """With the reasoning that an assistant's message carries, which templates decide about."""
+    converted = []
+    for message in messages:
+        [wire] = convert_to_openai_messages([message])
+        reasoning = message.additional_kwargs.get("reasoning_content")
+        if isinstance(message, AIMessage) and reasoning:
+            wire["reasoning_content"] = reasoning
+        if isinstance(wire.get("content"), list):
+            wire["content"] = [part for part in wire["content"] if _is_sent(part)]
+        converted.append(wire)
+    return converted
+
+
+def _is_sent(part: Any) -> bool:
+    """Calls and reasoning have fields of their own; the engine refuses of the rest what it cannot."""
+    return not (
+        isinstance(part, Mapping)
+        and part.get("type") in ("tool_use", "tool_call", "function_call", "reasoning", "thinking")
+    )
+
+
+def to_message(choice: Mapping[str, Any], response: Mapping[str, Any]) -> AIMessage:
+    wire = choice["message"]
+    calls: list[ToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    for raw in wire.get("tool_calls") or ():
+        try:
+            calls.append(parse_tool_call(raw, return_id=True))
+        except Exception as error:  # cut off by a limit: LangChain keeps such calls apart
+            invalid.append(make_invalid_tool_call(raw, str(error)))
+    return AIMessage(
+        content=wire.get("content") or "",
+        id=response["id"],
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        additional_kwargs=_reasoning(wire),
+        usage_metadata=to_usage(response.get("usage")),
+        response_metadata=_metadata(choice, response),
+    )
+
+
+def to_chunk(chunk: Mapping[str, Any]) -> AIMessageChunk | None:
+    """None for a chunk that says nothing."""
+    if not chunk["choices"]:
+        if chunk.get("usage") is None:
+            return None
+        return AIMessageChunk(content="", id=chunk["id"], usage_metadata=to_usage(chunk["usage"]))
+    choice = chunk["choices"][0]
+    delta = choice["delta"]
+    is_last = choice.get("finish_reason") is not None
+    metadata: dict[str, Any] = {}
+    if is_last:
+        metadata = _metadata(choice, chunk)
+    elif choice.get("logprobs") is not None:
+        metadata = {"logprobs": choice["logprobs"]}
+    return AIMessageChunk(
+        content=delta.get("content") or "",
+        id=chunk["id"],
+        tool_call_chunks=[
+            tool_call_chunk(
+                name=call["function"].get("name"),
+                args=call["function"].get("arguments"),
+                id=call.get("id"),
+                index=call["index"],
+            )
+            for call in delta.get("tool_calls") or ()
+        ],
+        additional_kwargs=_reasoning(delta),
+        response_metadata=metadata,
+    )
+
+
+def to_usage(usage: Mapping[str, Any] | None) -> UsageMetadata | None:
+    if usage is None:
+        return None
+    prompt, completion = (usage.get(f"{side}_tokens_details") or {} for side in ("prompt", "completion"))
+    return UsageMetadata(
+        input_tokens=usage["prompt_tokens"],
+        output_tokens=usage["completion_tokens"],
+        total_tokens=usage["total_tokens"],
+        input_token_details=InputTokenDetails(cache_read=prompt.get("cached_tokens") or 0),
+        output_token_details=OutputTokenDetails(reasoning=completion.get("reasoning_tokens") or 0),
+    )
+
+
+def _reasoning(wire: Mapping[str, Any]) -> dict[str, Any]:
+    text = wire.get("reasoning_content")
+    return {"reasoning_content": text} if text else {}
+
+
+def _metadata(choice: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {
+        "model_name": response["model"],
+        "model_provider": PROVIDER,
+        "system_fingerprint": response.get("system_fingerprint"),
+        "finish_reason": choice["finish_reason"],
+    }
+    if choice.get("logprobs") is not None:
+        metadata["logprobs"] = choice["logprobs"]
+    return metadata

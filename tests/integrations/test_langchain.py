@@ -1,0 +1,137 @@
+"""What LangChain's own suites do not look at: reasoning, log-probabilities, tokens, errors, streams that are left."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
+
+from langchain_core.load import dumpd, load
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from basemlx.engine.errors import DeadlineExceeded, InvalidRequest, ModelNotFound
+from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX
+from basemlx.integrations.langchain.messages import to_chunk, to_message, to_openai
+from basemlx.provider.local import LocalBackend
+from tests.serving import NOISE, Noise
+
+
+@pytest.fixture(params=["local", "http"])
+def chat(request: pytest.FixtureRequest) -> ChatBaseMLX:
+    """Four tokens of noise, by an engine here or at a server (found by its address)."""
+    common: dict[str, Any] = {
+        "model": NOISE,
+        "seed": 1,
+        "max_tokens": 4,
+        "model_kwargs": {"ignore_eos": True},
+    }
+    if request.param == "local":
+        return ChatBaseMLX(backend=request.getfixturevalue("shared_local"), **common)
+    return ChatBaseMLX(base_url=request.getfixturevalue("api_base"), **common)
+
+
+async def test_every_way_gives_the_same_answer(chat: ChatBaseMLX) -> None:
+    answer = chat.invoke("Hi")
+    streamed = [chunk.content for chunk in chat.stream("Hi")]
+    astreamed = [chunk.content async for chunk in chat.astream("Hi")]
+    assert "".join(streamed) == "".join(astreamed) == answer.content == (await chat.ainvoke("Hi")).content
+    assert [one.content for one in chat.batch(["Hi", "Hi"])] == [answer.content] * 2
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] == 4
+    assert answer.response_metadata["finish_reason"] == "length"
+
+
+def test_logprobs_come_whole_and_streamed(chat: ChatBaseMLX) -> None:
+    whole = chat.bind(logprobs=True, top_logprobs=2).invoke("Hi").response_metadata["logprobs"]["content"]
+    found: list[Any] = []
+    for chunk in chat.bind(logprobs=True, top_logprobs=2).stream("Hi"):
+        found += chunk.response_metadata.get("logprobs", {}).get("content", [])
+    assert len(whole) == 4
+    assert found == whole
+
+
+def test_tokens_are_the_models_own(chat: ChatBaseMLX) -> None:
+    answer = chat.invoke("The quick brown fox")
+    assert answer.usage_metadata is not None
+    assert (
+        chat.get_num_tokens_from_messages([HumanMessage("The quick brown fox")])
+        == (answer.usage_metadata["input_tokens"])
+    )
+    assert chat.get_num_tokens("The quick brown fox") == len(chat.get_token_ids("The quick brown fox")) > 0
+
+
+def test_errors_are_the_engines(chat: ChatBaseMLX) -> None:
+    with pytest.raises(ModelNotFound):
+        chat.bind(model="nobody/nothing").invoke("Hi")
+    with pytest.raises(InvalidRequest, match="min_p"):
+        chat.bind(min_p=7).invoke("Hi")
+    with pytest.raises(DeadlineExceeded):
+        chat.bind(max_tokens=1500, timeout=0.05).invoke("Hi")
+    with pytest.raises(ValueError, match="n above 1"):
+        list(chat.bind(n=2).stream("Hi"))
+
+
+async def test_leaving_a_stream_frees_its_row(chat: ChatBaseMLX, noise: Noise) -> None:
+    for chunk in chat.bind(max_tokens=1900).stream("Hi"):
+        assert chunk is not None
+        break
+    await asyncio.to_thread(noise.check_idle)
+    stream = chat.bind(max_tokens=1900).astream("Hi")
+    async for _ in stream:
+        break
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.to_thread(noise.check_idle)
+
+
+@pytest.mark.filterwarnings("ignore:The function `load` is in beta")
+def test_a_model_can_be_dumped_and_loaded(shared_local: LocalBackend) -> None:
+    model = ChatBaseMLX(model="tiny", temperature=0.5, backend=shared_local)
+    loaded = load(dumpd(model), valid_namespaces=["basemlx"], allowed_objects="all")
+    assert isinstance(loaded, ChatBaseMLX)
+    assert (loaded.model, loaded.temperature, loaded.backend) == ("tiny", 0.5, None)
+
+
+# messages
+
+
+def test_reasoning_goes_both_ways() -> None:
+    response = {
+        "id": "x",
+        "model": "m",
+        "usage": None,
+        "choices": [
+            {"message": {"content": "4", "reasoning_content": "2+2"}, "finish_reason": "stop", "index": 0}
+        ],
+    }
+    message = to_message(response["choices"][0], response)
+    assert message.additional_kwargs == {"reasoning_content": "2+2"}
+    assert to_openai([message])[0]["reasoning_content"] == "2+2"
+    delta = {"choices": [{"index": 0, "delta": {"reasoning_content": "2+"}}], "id": "x", "model": "m"}
+    chunk = to_chunk(delta)
+    assert chunk is not None
+    assert chunk.additional_kwargs == {"reasoning_content": "2+"}
+
+
+def test_tool_calls_and_results_become_openais() -> None:
+    call = {"name": "get", "args": {"a": 1}, "id": "call_1", "type": "tool_call"}
+    wire = to_openai([AIMessage("", tool_calls=[call]), ToolMessage("Rain", tool_call_id="call_1")])
+    assert wire[0]["tool_calls"][0]["function"] == {"name": "get", "arguments": '{"a": 1}'}
+    assert wire[1] == {"role": "tool", "tool_call_id": "call_1", "content": "Rain"}
+
+
+def test_a_call_that_was_cut_off_is_an_invalid_one() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "get", "arguments": '{"a": '}}
+    choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "length"}
+    message = to_message(choice, {"id": "x", "model": "m", "usage": None})
+    assert message.tool_calls == []
+    assert message.invalid_tool_calls[0]["args"] == '{"a": '
+
+
+def test_embeddings_of_a_model_that_has_none_say_so(shared_local: LocalBackend, api_base: str) -> None:
+    for embeddings in (
+        BaseMLXEmbeddings(model=NOISE, backend=shared_local),
+        BaseMLXEmbeddings(model=NOISE, base_url=api_base),
+    ):
+        with pytest.raises(InvalidRequest):
+            embeddings.embed_query("x")
