@@ -1,0 +1,308 @@
+"""Streams that are left, in every way and at random, over both transports; several event loops and threads at once; and
+processes that fork.
+"""
+
+import asyncio
+import gc
+import random
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, QueueFull, RequestAborted
+from basemlx.provider.backend import Backend
+from basemlx.provider.connect import connect
+from basemlx.provider.errors import ServerError, ServerUnreachable
+from basemlx.provider.http import HttpBackend
+from basemlx.provider.local import LocalBackend
+from basemlx.provider.sse import EventParser
+from tests.serving import Noise, chat_body
+
+LONG = {"max_tokens": 1900}
+
+
+# leaving
+
+
+def test_leaving_a_stream_in_any_way_frees_its_row(backend: Backend, noise: Noise) -> None:
+    with backend.chat_stream(chat_body(**LONG)) as stream:
+        next(stream)
+    noise.check_idle()
+    stream = backend.chat_stream(chat_body(**LONG))
+    next(stream)
+    stream.abort()
+    stream.abort()
+    noise.check_idle()
+    stream = backend.chat_stream(chat_body(**LONG))
+    del stream
+    gc.collect()
+    noise.check_idle()
+
+
+def test_what_an_aborted_stream_still_says_is_that_it_was_given_up(backend: Backend) -> None:
+    stream = backend.chat_stream(chat_body(**LONG))
+    next(stream)
+    stream.abort()
+    with pytest.raises(RequestAborted, match="given up"):
+        list(stream)
+
+
+async def test_cancelling_frees_the_row_whatever_is_waited_for(backend: Backend, noise: Noise) -> None:
+    async def read() -> None:
+        async for _ in await backend.achat_stream(chat_body(**LONG)):
+            pass
+
+    for waiting in (read(), backend.achat(chat_body(**LONG)), backend.acompletion(completion_body())):
+        task = asyncio.ensure_future(waiting)
+        while noise.is_idle:
+            await asyncio.sleep(0.002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(noise.check_idle)
+
+
+def completion_body() -> dict[str, Any]:
+    return {"model": "noise", "prompt": "The quick", "ignore_eos": True, **LONG}
+
+
+async def cancel_at_random(backends: tuple[Backend, ...], count: int, seed: int) -> None:
+    """`count` requests, up to six at a time, each left at a random moment in a random way."""
+    chance = random.Random(seed)
+    limit = asyncio.Semaphore(6)
+
+    async def one(backend: Backend, kind: int, delay_s: float, num_chunks: int) -> None:
+        async with limit:
+            try:
+                if kind == 0:
+                    await asyncio.wait_for(backend.achat(chat_body(**LONG)), delay_s)
+                elif kind == 1:
+                    async with await backend.achat_stream(chat_body(**LONG)) as stream:
+                        for _ in range(num_chunks):
+                            await anext(stream)
+                elif kind == 2:
+                    stream = await backend.achat_stream(chat_body(**LONG))
+                    for _ in range(num_chunks):
+                        await anext(stream)
+                    del stream
+                else:
+                    await asyncio.to_thread(lambda: next(backend.chat_stream(chat_body(**LONG))))
+            except (TimeoutError, QueueFull):
+                pass
+
+    await asyncio.gather(
+        *(
+            one(chance.choice(backends), chance.randrange(4), chance.random() * 0.05, chance.randrange(6))
+            for _ in range(count)
+        )
+    )
+
+
+async def test_sixty_random_cancels_leave_the_engine_idle_and_whole(
+    both: tuple[Backend, Backend], noise: Noise
+) -> None:
+    await cancel_at_random(both, 60, seed=1)
+    await asyncio.to_thread(noise.check_idle)
+
+
+@pytest.mark.slow
+async def test_a_thousand_random_cancels_leave_the_engine_idle_and_whole(
+    both: tuple[Backend, Backend], noise: Noise
+) -> None:
+    await cancel_at_random(both, 1000, seed=2)
+    await asyncio.to_thread(noise.check_idle)
+
+
+# many callers
+
+
+def text_of(backend: Backend, seed: int) -> str:
+    text: str = backend.chat(chat_body(seed=seed, max_tokens=6))["choices"][0]["message"]["content"]
+    return text
+
+
+def test_many_threads_and_two_event_loops_get_their_own_answers(
+    both: tuple[Backend, Backend], noise: Noise
+) -> None:
+    expected = {seed: text_of(both[0], seed) for seed in range(6)}
+
+    async def ask(seed: int, turn: int) -> None:
+        backend = both[turn % 2]
+        if turn % 3:
+            response = await backend.achat(chat_body(seed=seed, max_tokens=6))
+            assert response["choices"][0]["message"]["content"] == expected[seed]
+        else:
+            stream = await backend.achat_stream(chat_body(seed=seed, max_tokens=6))
+            text = ""
+            async for chunk in stream:
+                text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+            assert text == expected[seed]
+
+    async def loop() -> None:
+        for turn in range(6):
+            await asyncio.gather(*(ask(seed, turn) for seed in (turn % 6, (turn + 3) % 6)))
+
+    def thread(number: int) -> None:
+        for turn in range(3):
+            assert text_of(both[(number + turn) % 2], turn) == expected[turn]
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(lambda: asyncio.run(loop())) for _ in range(2)]
+        jobs += [pool.submit(thread, number) for number in range(3)]
+        for job in jobs:
+            job.result(120)
+    noise.check_idle()
+
+
+def test_loops_that_come_and_go_share_the_connections(http: HttpBackend) -> None:
+    answers = [asyncio.run(http.achat(chat_body(seed=1)))["choices"] for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+
+
+# deadlines, refusals of the transport
+
+
+def test_a_server_that_never_answers_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr("basemlx.provider.http.GRACE_S", 0.05)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        HttpBackend(f"http://127.0.0.1:{mute.getsockname()[1]}/v1") as backend,
+    ):
+        with pytest.raises(DeadlineExceeded, match=r"0\.05 s passed"):
+            backend.chat(chat_body(timeout=0.05))
+        with pytest.raises(DeadlineExceeded):
+            backend.chat_stream(chat_body(timeout=0.05))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>no</html>", ServerError, "502: <html>no</html>"),
+        (b"HTTP/1.1 200 OK\r\n\r\nnot json", ServerError, "not JSON"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", ServerUnreachable, "failed"),
+        (b"nonsense\r\n\r\n", ServerUnreachable, "failed"),
+    ],
+)
+def test_what_is_no_answer_of_a_model_is_an_error_that_says_so(
+    answer: bytes, kind: type[BaseMLXError], message: str
+) -> None:
+    with answering(answer) as base, HttpBackend(base) as backend, pytest.raises(kind, match=message):
+        backend.chat(chat_body())
+
+
+@pytest.mark.parametrize(
+    ("events", "kind", "message"),
+    [
+        (b'data: {"choices": []}\n\n', ServerUnreachable, "broke off"),
+        (b"data: {]\n\n", ServerError, "not JSON"),
+        (
+            b'data: {"error": {"message": "Full.", "type": "rate_limit_error", "code": "queue_full"}}\n\n',
+            QueueFull,
+            "Full",
+        ),
+    ],
+)
+def test_a_stream_that_ends_badly_says_so(events: bytes, kind: type[BaseMLXError], message: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: hello\n\n"
+    with answering(head + events) as base, HttpBackend(base) as backend, pytest.raises(kind, match=message):
+        list(backend.chat_stream(chat_body()))
+
+
+class answering:
+    """A server that says the same to everybody, and closes."""
+
+    def __init__(self, answer: bytes) -> None:
+        import socket
+
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(self._answer)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.join(10)
+        self._socket.close()
+
+
+def test_a_closed_backend_refuses(api_base: str) -> None:
+    backend = HttpBackend(api_base)
+    backend.models()
+    backend.close()
+    backend.close()
+    with pytest.raises(ServerUnreachable, match="closed"):
+        backend.models()
+
+
+# events
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_events_come_whole_however_the_bytes_are_cut(end: bytes) -> None:
+    text = end.join(
+        [b": note", b"data: one", b"", b"event: x", b"data:two", b"data: three", b"", b"id: 1", b"", b""]
+    )
+    for size in range(1, len(text)):
+        parser = EventParser()
+        found = [event for at in range(0, len(text), size) for event in parser.push(text[at : at + size])]
+        assert found == [b"one", b"two\nthree"], size
+
+
+# which backend, and whose
+
+
+def test_the_backend_of_an_address_is_shared_and_that_of_none_is_here(api_base: str) -> None:
+    assert connect(api_base) is connect(api_base)
+    assert connect(api_base) is not connect(api_base, api_key="sk-0123456789")
+    assert isinstance(connect(), LocalBackend)
+
+
+FORK = """
+import os, sys
+from basemlx.engine import runtime
+runtime.prepare(stand_alone=True)
+from basemlx.engine.errors import EngineUnavailable
+from basemlx.provider.connect import connect
+body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+%s
+pid = os.fork()
+if pid == 0:
+    try:
+        print(connect().chat(body)["usage"]["completion_tokens"])
+    except EngineUnavailable as error:
+        print("refused:", error.message)
+    sys.stdout.flush()
+    sys.exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+print("parent", connect().chat(body)["usage"]["completion_tokens"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [("", "2"), ("connect().chat(body)", "refused: This process was forked")]
+)
+def test_a_forked_child_uses_an_engine_of_its_own_or_is_told_that_it_cannot(before: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FORK % before], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(said)
+    assert lines[1] == "parent 2"
