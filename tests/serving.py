@@ -182,6 +182,7 @@ class ServerProcess:
         match = re.search(r"http://127\.0\.0\.1:(\d+)", self.ready_line)
         assert match, f"not ready: {self.ready_line!r}\n{self.log}"
         self.port = int(match[1])
+        wait_until(lambda: "listening" in self.log, "the log to come as far")
 
     @property
     def url(self) -> str:
