@@ -365,10 +365,17 @@ class Engine:
             read_ahead(sorted(found.folder.glob("model*.safetensors")), progress, lambda: self._closed)
         task = LoadTask(self._load_steps(prepared, needed), progress, self._others_have_work)
         self._thread.post(lambda: self._loads.append(task))
-        return _wait_for(task.done, self._thread)
+        try:
+            return _wait_for(task.done, self._thread)
+        except BaseMLXError:
+            self._thread.call(self._collect)
+            raise
 
     def _drop_now(self, name: str) -> None:
         self._thread.call(lambda: self._drop(name))
+        self._thread.call(
+            self._collect
+        )  # a turn later: nothing of the turn that dropped it refers to it any more
 
     # the engine thread's side of it
 
@@ -423,9 +430,11 @@ class Engine:
             del self._workers[name]
         self._totals["steps"] += worker.num_steps
         del worker
+        self._share_memory()
+
+    def _collect(self) -> None:
         gc.collect()  # modules refer to each other in circles
         mx.clear_cache()
-        self._share_memory()
 
     def _share_memory(self) -> None:
         """Divides what the weights leave among the models: KV rows and prefixes."""

@@ -71,7 +71,7 @@ def create_app(
     app = Starlette(
         routes=[
             *generation_routes(service, settings, lifecycle, pool, admin),
-            *embedding_routes(service, lifecycle, pool),
+            *embedding_routes(service, lifecycle, pool, admin),
             *model_routes(service, pool, lifecycle, admin),
             *token_routes(service, pool),
             *status_routes(engine, lifecycle, metrics),

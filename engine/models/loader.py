@@ -10,6 +10,7 @@ failure leaves nothing behind but an error that names the model's file or the fi
 
 import logging
 import sys
+import traceback
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,8 @@ def _check_tokenizer_fits(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 def _load_failed(checked: ModelFolder, error: Exception) -> BaseMLXError:
     """mlx-lm's own words, less what they tell of this machine. The whole of it is in the log."""
-    logger.warning("loading failed in mlx-lm", exc_info=error)
+    # As text: a record that held the exception would hold its frames, and they the weights.
+    logger.warning("loading failed in mlx-lm\n%s", "".join(traceback.format_exception(error)).rstrip())
     words = " ".join(str(error).replace(str(checked.folder), "the model's folder").split())[:300]
     if isinstance(error, MemoryError) or "allocate" in words.lower():
         return OutOfMemory("Memory ran out while the model was loaded. Use a smaller model, or free memory.")

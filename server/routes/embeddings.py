@@ -3,9 +3,13 @@
 A client that leaves gives its request up: what is not computed by then is not.
 """
 
+from concurrent.futures import Future
+from typing import Any
+
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings import EmbeddingsTurn
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.server.body import read_body
@@ -13,22 +17,32 @@ from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
+from basemlx.server.residence import abandon, held, reserve_for
 from basemlx.server.routes.endpoint import route
 from basemlx.server.routes.generation import ignored_header
-from basemlx.server.service import Service
+from basemlx.server.service import ModelAdmin, Service
 
 
-def embedding_routes(service: Service, lifecycle: Lifecycle, pool: WorkPool) -> list[Route]:
+def embedding_routes(
+    service: Service, lifecycle: Lifecycle, pool: WorkPool, admin: ModelAdmin | None = None
+) -> list[Route]:
+    """With `admin`, a request waits here for its model; without, the service waits for it."""
+
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = record_of(scope).request_id
-        body = [await read_body(receive)]  # emptied by whoever parses it
+        body: list[Any] = [await read_body(receive)]  # emptied by whoever reads it
+
+        def read() -> Future[ModelLease] | None:
+            body[0] = parse_json(body[0])
+            return reserve_for(body[0], admin)
 
         def accept() -> EmbeddingsTurn:
-            return service.embeddings(parse_json(body.pop()), request_id=request_id)
+            return service.embeddings(body.pop(), request_id=request_id)
 
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                turn = await pool.run(accept, discard=EmbeddingsTurn.abort)
+                async with held(await pool.run(read, discard=abandon)):
+                    turn = await pool.run(accept, discard=EmbeddingsTurn.abort)
             try:
                 with watch.guard():
                     result = await turn.aresult()

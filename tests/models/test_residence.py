@@ -286,13 +286,13 @@ def test_requests_unloads_and_expiries_that_race_never_take_a_model_from_its_use
     config = small(max_memory_bytes=8 * MIB)
     config = small(max_memory_bytes=int(1.2 * need(machine, "org/b", config)), idle_ttl_s=0.001)
     with Engine(config, discovery=machine) as engine:
-        stop = time.monotonic() + 2.0
+        last_s = time.monotonic() + 60.0
         problems: list[BaseException] = []
         counts = {"org/a": 0, "org/b": 0}
 
         def ask(name: str, row: int) -> None:
             try:
-                while time.monotonic() < stop:
+                while min(counts.values()) < 3 and time.monotonic() < last_s:
                     tokens = tokens_of(
                         take(engine.submit(make_request(name, make_prompt(row, 10), max_tokens=4)))
                     )
@@ -302,7 +302,7 @@ def test_requests_unloads_and_expiries_that_race_never_take_a_model_from_its_use
                 problems.append(error)
 
         def unload() -> None:
-            while time.monotonic() < stop:
+            while min(counts.values()) < 3 and time.monotonic() < last_s:
                 engine.begin_unload("org/a").result(10.0)
                 time.sleep(0.01)
 
@@ -311,7 +311,7 @@ def test_requests_unloads_and_expiries_that_race_never_take_a_model_from_its_use
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30.0)
+            thread.join(90.0)
         assert problems == []
-        assert min(counts.values()) > 0, f"somebody starved: {counts}"
+        assert min(counts.values()) >= 3, f"somebody starved: {counts}"
         engine.check_integrity()
