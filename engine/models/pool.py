@@ -160,9 +160,9 @@ class ModelPool:
     def ask_to_leave(self, name: str) -> bool:
         """Unloads it when its last user is done; it takes no new ones. False if it is not there."""
         resident = self._residents.get(name)
-        if resident is None or resident.state is State.UNLOADING:
+        if resident is None:
             return False
-        resident.leaving = True
+        resident.leaving = True  # or is on its way already
         return True
 
     def let_stay(self, name: str) -> None:
