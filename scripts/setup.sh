@@ -4,7 +4,7 @@
 # nothing and needs no network.
 #
 #   PYTHON   interpreter to use; by default python3, or a versioned one where python3 is too old (as macOS's own is)
-#   EXTRAS   by default cpu,dev on Linux, dev elsewhere
+#   EXTRAS   by default cpu,dev,integrations on Linux, dev,integrations elsewhere
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,8 +12,8 @@ venv=.venv
 stamp=$venv/basemlx-installed
 
 case "$(uname -s)" in
-    Linux) extras=${EXTRAS:-cpu,dev} ;;
-    *) extras=${EXTRAS:-dev} ;;
+    Linux) extras=${EXTRAS:-cpu,dev,integrations} ;;
+    *) extras=${EXTRAS:-dev,integrations} ;;
 esac
 
 version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
@@ -45,7 +45,10 @@ if ! is_new_enough $venv/bin/python; then
     echo "making $venv with Python $(version "$python")"
     "$python" -m venv $venv
 fi
-echo "installing basemlx[$extras] into $venv (the first time it downloads about 100 MB)"
+echo "installing basemlx[$extras] into $venv (the first time it downloads about 200 MB)"
 $venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-input \
     --constraint constraints.txt --editable ".[$extras]"
+# xgrammar names torch and triton as needs, 3 GB of them; what basemlx uses of it needs neither.
+$venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-input \
+    --constraint constraints.txt --no-deps xgrammar apache-tvm-ffi
 echo "$wanted" > $stamp
