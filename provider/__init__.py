@@ -3,3 +3,8 @@ nothing of the server.
 
     connect(api_base=None)   a Backend: the engine of this process, or the server under that address
 """
+
+from basemlx.provider.backend import Backend, ChunkStream
+from basemlx.provider.connect import connect
+
+__all__ = ["Backend", "ChunkStream", "connect"]
