@@ -315,3 +315,19 @@ def test_requests_unloads_and_expiries_that_race_never_take_a_model_from_its_use
         assert problems == []
         assert min(counts.values()) >= 3, f"somebody starved: {counts}"
         engine.check_integrity()
+
+
+@pytest.mark.slow
+def test_a_hundred_loads_and_unloads_leave_the_process_as_large_as_it_was(machine: Discovery) -> None:
+    """Layers are initialised lazily from a random state that used to keep every graph ever built: 50 kB a load."""
+    import psutil
+
+    process = psutil.Process()
+    with Engine(small(warm_up=False), discovery=machine) as engine:
+        sizes = []
+        for _ in range(120):
+            engine.load("org/a")
+            engine.unload("org/a")
+            sizes.append(process.memory_info().rss)
+        assert sizes[-1] - sizes[19] < 2.5e6
+        assert engine.stats().active_bytes < 10_000
