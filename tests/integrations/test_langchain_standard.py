@@ -82,6 +82,7 @@ class TestLocal(_Standard):
     fixture = "shared_local"
 
 
+@pytest.mark.slow
 class TestHttp(_Standard):
     fixture = "shared_http"
 

@@ -89,8 +89,10 @@ def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_ba
     assert facts_of(here) == facts_of(there) == facts_of(openai)
 
 
-@pytest.mark.parametrize("include_usage", [True, False])
-@pytest.mark.parametrize("name", [name for name in CHATS if "n" not in CHATS[name]])
+@pytest.mark.parametrize(
+    ("name", "include_usage"),
+    [(name, True) for name in CHATS if "n" not in CHATS[name]] + [("plain", False)],
+)
 async def test_streams_equal_those_of_litellms_openai_provider(
     name: str, include_usage: bool, api_base: str
 ) -> None:
