@@ -4,7 +4,7 @@
 
 All ways answer the same greedy request of `tiny`, in turns within one run, so that what else the machine does hits
 all of them. "engine" reads GenerationStream, so it has neither text parsing nor chunks; "turn" is the OpenAI layer that
-the server wraps as well. Times are the best of the rounds, CPU the median. The targets: the provider at most 5 % a token
+the server wraps as well. Times are the best of the rounds, CPU the median. Targets: the provider at most 5 % a token
 over the engine's stream; HTTP's first token at most 20 ms after the local one. Exits with 1 if they are missed.
 """
 
