@@ -99,11 +99,13 @@ def _text(stream: GenerationStream) -> str:
     return "".join([delta.text for delta in stream])
 
 
-def measured(writer: Writer, rows: Sequence[str], cases: int, progress: bool = False) -> dict[str, Row]:
-    """Each row's cases judged, and the row "thinks" over all of them."""
+def measured(
+    writer: Writer, rows: Sequence[str], cases: int, first: int = 0, progress: bool = False
+) -> dict[str, Row]:
+    """Each row's cases judged, from number `first` on, and the row "thinks" over all of them."""
     found = {row: Row() for row in (*rows, "thinks")}
     for row in rows:
-        samples = [case(row, number, thinking=number % 2 == 1) for number in range(cases)]
+        samples = [case(row, number, thinking=number % 2 == 1) for number in range(first, first + cases)]
         for number, (sample, written) in enumerate(
             zip(samples, writer.answers(sample.prompt() for sample in samples), strict=True), 1
         ):
@@ -185,6 +187,7 @@ def _example(what: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluate the built-in model.")
     parser.add_argument("--cases", type=int, default=500, help="cases a row")
+    parser.add_argument("--first", type=int, default=0, help="number of a row's first case")
     parser.add_argument(
         "--row", action="append", choices=list(ROWS), help="only this row; may be given again"
     )
@@ -201,7 +204,7 @@ def main() -> int:
     with Engine(config) as engine:
         writer = Writer(engine, engine.load("evaluated", folder=options.model.resolve()).name)
         answers = asked(writer)
-        found = measured(writer, options.row or list(ROWS), options.cases, progress=True)
+        found = measured(writer, options.row or list(ROWS), options.cases, options.first, progress=True)
     for one in answers:
         mode = "thinking" if one.thinking else ""
         print(f"{'ok ' if one.ok else 'BAD'} {mode:8} {one.prompt} -> {one.written!r}")
