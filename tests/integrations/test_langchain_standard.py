@@ -29,6 +29,13 @@ class TestChatBaseMLXUnit(ChatModelUnitTests):
         address = "http://127.0.0.1:11435/v1"
         return {"BASEMLX_API_BASE": address}, {"model": MODEL}, {"base_url": address}
 
+    @pytest.mark.xfail(
+        reason="it loads with allowed_objects='all', by which LangChain means a list of its own partners; "
+        "test_langchain.py loads with the class named"
+    )
+    def test_serdes(self, model: ChatBaseMLX, snapshot: Any) -> None:
+        super().test_serdes(model, snapshot)
+
 
 class _Standard(ChatModelIntegrationTests):
     """Greedy, so that what passes once passes always; short, as nobody reads the answers."""
@@ -46,7 +53,7 @@ class _Standard(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": MODEL, "backend": type(self).backend, "temperature": 0, "max_tokens": 160}
+        return {"model": MODEL, "backend": type(self).backend, "temperature": 0, "max_tokens": 64}
 
     @property
     def model_override_value(self) -> str:

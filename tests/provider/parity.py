@@ -83,7 +83,7 @@ CHATS: dict[str, dict[str, Any]] = {
         "seed": 8,
         **BUILT_IN,
     },
-    "tools auto": BUILT_IN | {"tools": [TOOL], "tool_choice": "auto", "seed": 9},
+    "tools auto": BUILT_IN | {"tools": [TOOL], "tool_choice": "auto", "seed": 9, "max_tokens": 40},
     "tools none": BUILT_IN | {"tools": [TOOL], "tool_choice": "none", "seed": 9},
     "tools required": BUILT_IN | {"tools": [TOOL], "tool_choice": "required", "seed": 9},
     "tools named": {
@@ -93,7 +93,7 @@ CHATS: dict[str, dict[str, Any]] = {
         "seed": 9,
     },
     "schema": BUILT_IN | {"response_format": SCHEMA, "seed": 10},
-    "json object": BUILT_IN | {"response_format": {"type": "json_object"}, "seed": 10, "max_tokens": 24},
+    "json object": BUILT_IN | {"response_format": {"type": "json_object"}, "seed": 10, "max_tokens": 12},
 }
 
 # name -> a request that is refused

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,17 @@ def facts_of(answer: Any) -> Any:
     return without_identity(answer.model_dump())
 
 
-@pytest.mark.parametrize("name", CHATS)
+ALWAYS = ("plain", "logprobs", "stop", "developer and parts", "two choices", "tools named")
+"""The rest of the matrix is run with -m slow."""
+
+
+def cases(names: Iterable[str], *more: Any) -> list[Any]:
+    return [
+        pytest.param(name, *more, marks=() if name in ALWAYS else pytest.mark.slow, id=name) for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", cases(CHATS))
 def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_base: str) -> None:
     fields = CHATS[name]
     try:
@@ -91,7 +101,10 @@ def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_ba
 
 @pytest.mark.parametrize(
     ("name", "include_usage"),
-    [(name, True) for name in CHATS if "n" not in CHATS[name]] + [("plain", False)],
+    [
+        *cases([name for name in CHATS if "n" not in CHATS[name]], True),
+        pytest.param("plain", False, id="plain, no usage"),
+    ],
 )
 async def test_streams_equal_those_of_litellms_openai_provider(
     name: str, include_usage: bool, api_base: str

@@ -3,8 +3,10 @@ processes that fork.
 """
 
 import asyncio
+import contextlib
 import gc
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -167,8 +169,6 @@ def test_loops_that_come_and_go_share_the_connections(http: HttpBackend) -> None
 
 
 def test_a_server_that_never_answers_meets_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     monkeypatch.setattr("basemlx.provider.http.GRACE_S", 0.05)
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
@@ -218,8 +218,6 @@ class answering:
     """A server that says the same to everybody, and closes."""
 
     def __init__(self, answer: bytes) -> None:
-        import socket
-
         self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run)
@@ -232,6 +230,10 @@ class answering:
         with connection:
             connection.recv(1 << 16)
             connection.sendall(self._answer)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                while connection.recv(1 << 16):  # closing with something unread would cut the answer off
+                    pass
 
     def __enter__(self) -> str:
         self._thread.start()
