@@ -62,16 +62,6 @@ def call(provider: str = "basemlx", **fields: Any) -> dict[str, Any]:
     return arguments
 
 
-def refused_as_not_built(error: Exception) -> bool:
-    """Until the OpenAI layer takes tools and schemas, it refuses them by name."""
-    return any(f"{name} is not supported" in str(error) for name in ("tools", "response_format"))
-
-
-def skip_what_is_not_built(error: Exception) -> None:
-    if refused_as_not_built(error):
-        pytest.skip("the OpenAI layer does not take tools and schemas yet")
-
-
 def facts_of(answer: Any) -> Any:
     return without_identity(answer.model_dump())
 
@@ -89,11 +79,7 @@ def cases(names: Iterable[str], *more: Any) -> list[Any]:
 @pytest.mark.parametrize("name", cases(CHATS))
 def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_base: str) -> None:
     fields = CHATS[name]
-    try:
-        here = litellm.completion(**call(**fields))
-    except litellm.BadRequestError as error:
-        skip_what_is_not_built(error)
-        raise
+    here = litellm.completion(**call(**fields))
     there = litellm.completion(**call(**fields), api_base=api_base)
     openai = litellm.completion(**call("openai", **fields), api_base=api_base)
     assert facts_of(here) == facts_of(there) == facts_of(openai)
@@ -112,11 +98,7 @@ async def test_streams_equal_those_of_litellms_openai_provider(
     fields = CHATS[name] | {"stream": True}
     if include_usage:
         fields |= {"stream_options": {"include_usage": True}}
-    try:
-        here = list(litellm.completion(**call(**fields)))
-    except litellm.BadRequestError as error:
-        skip_what_is_not_built(error)
-        raise
+    here = list(litellm.completion(**call(**fields)))
     there = list(litellm.completion(**call(**fields), api_base=api_base))
     ahere = [chunk async for chunk in await litellm.acompletion(**call(**fields))]
     athere = [chunk async for chunk in await litellm.acompletion(**call(**fields), api_base=api_base)]
@@ -237,11 +219,7 @@ def test_a_pydantic_class_as_response_format_reaches_the_engine(where: dict[str,
     class Answer(BaseModel):
         yes: bool
 
-    try:
-        answer = litellm.completion(**call(response_format=Answer, max_tokens=200), **where)
-    except litellm.BadRequestError as error:
-        skip_what_is_not_built(error)
-        raise
+    answer = litellm.completion(**call(response_format=Answer, max_tokens=200), **where)
     assert isinstance(Answer.model_validate_json(answer.choices[0].message.content).yes, bool)
 
 

@@ -4,18 +4,12 @@ from typing import Any
 
 import pytest
 
-from basemlx.engine.errors import BaseMLXError, ModelNotFound, UnsupportedParameter
+from basemlx.engine.errors import BaseMLXError, ModelNotFound
 from basemlx.provider.backend import Backend, Chunk
 from tests.provider.parity import CHATS, REFUSALS, body_of, error_facts, without_identity
 from tests.serving import Noise, chat_body, occupied
 
 Both = tuple[Backend, Backend]
-
-
-def skip_what_is_not_built(error: BaseMLXError) -> None:
-    """Tools and schemas are refused until the service takes them; these tests switch themselves on when it does."""
-    if isinstance(error, UnsupportedParameter) and error.param in ("tools", "response_format"):
-        pytest.skip(f"the OpenAI layer does not take {error.param} yet")
 
 
 async def all_ways(backend: Backend, body: dict[str, Any]) -> list[Any]:
@@ -35,11 +29,7 @@ async def all_ways(backend: Backend, body: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("name", CHATS)
 async def test_every_answer_is_the_same_in_both_transports(both: Both, name: str) -> None:
     local, http = both
-    try:
-        here = await all_ways(local, body_of(name))
-    except BaseMLXError as error:
-        skip_what_is_not_built(error)
-        raise
+    here = await all_ways(local, body_of(name))
     there = await all_ways(http, body_of(name))
     assert here == there
     whole, awhole, streamed, astreamed = here
