@@ -1,5 +1,6 @@
 """What every test may use: MLX prepared as the server prepares it, and small models on disk."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from basemlx.engine import runtime
+
+# A shell that starts the tests in the background has SIGINT ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 runtime.prepare(stand_alone=True)  # before any test module imports mlx-lm: tests do not pay for torch
 

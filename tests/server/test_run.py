@@ -115,7 +115,9 @@ class Terminal:
 
     def interrupt_until(self, wanted: str, *, after: int) -> None:
         """Ctrl-C, again if need be: Python's readline misses one that comes between its prompt and its first wait."""
+        deadline_s = time.monotonic() + PATIENCE_S
         while wanted not in self.shown[after:]:
+            assert time.monotonic() < deadline_s, f"Ctrl-C brings no {wanted!r}"
             self.type("\x03")
             if select.select([self._fd], [], [], 1.0)[0]:
                 self.read_until(wanted, after=after)
