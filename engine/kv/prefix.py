@@ -129,8 +129,11 @@ class PrefixCache(Generic[P]):
         with Lease(
             matched, [], path[-1] if path else None
         ):  # what the new node hangs on survives the eviction
-            if size > self.budget_bytes or not self._evict_to(self.budget_bytes - size):
-                return False
+            fits = size <= self.budget_bytes and self._evict_to(self.budget_bytes - size)
+        if not fits:
+            if path:  # which may have lost what it kept, and its children, meanwhile
+                self._prune(path[-1])
+            return False
         parent = self._node_ending_at(namespace, path, matched)
         if matched < len(tokens):
             node = _Node(tuple(tokens[matched:]), matched, parent, payload)
@@ -143,6 +146,8 @@ class PrefixCache(Generic[P]):
         self._nbytes += size
         self._num_entries += 1
         self._touch(node)
+        if path:
+            self._prune(path[-1])  # the far side of a split may have lost all that hung on it to the eviction
         return True
 
     def evict(self, to_bytes: int) -> bool:
