@@ -128,7 +128,8 @@ def without_identity(value: Any) -> Any:
             if name not in ("id", "created", "cached_tokens")  # the prefix is there the second time
         }
     if isinstance(value, float):
-        return round(value, 4)  # with its prefix cached a prompt is computed in other chunks: last bits differ
+        # With its prefix cached a prompt is computed in other chunks, and the last bits differ.
+        return round(value, 4)
     return value
 
 
