@@ -171,6 +171,7 @@ def test_a_runaway_template_is_stopped_while_others_go_on(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renderers, "TIME_LIMIT_S", 0.5)
+    renderers.pool.close()  # what its processes computed for other tests does not count here
     healthy = template_of(CHAT_TEMPLATE)
     healthy.render([USER])
 
@@ -190,13 +191,14 @@ def test_a_runaway_template_is_stopped_while_others_go_on(
         slowest_s = max(slowest_s, time.perf_counter() - before_s)
         time.sleep(0.01)
     assert was_refused.is_set()
-    assert children_s() - computed_s < 3.0  # what its process did for others before is in it
+    assert children_s() - computed_s < 3.0
     assert slowest_s < max(0.75, time.perf_counter() - started_s)
 
 
 def test_a_template_that_always_runs_away_is_stopped_within_two_seconds_and_then_given_up() -> None:
     runaway = template_of("{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2)
     took_s: list[float] = []
+    renderers.pool.close()
     for _ in range(4):
         started_s = children_s()
         with pytest.raises(InvalidRequest, match="longer than" if len(took_s) < 3 else "not tried again"):
