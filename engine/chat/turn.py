@@ -15,7 +15,7 @@ What is enforced, and when (`Ask`):
 Nothing of this holds where `is_free` says so: then there is nothing to enforce, and no grammar is needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from basemlx.engine.chat.formats.base import Format
 from basemlx.engine.chat.parser import ChainedParser, NewId, OutputParser, PlainParser
 from basemlx.engine.chat.reasoning import ReasoningParser, ReasoningStyle, State
 from basemlx.engine.chat.tools import Tool
-from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
+from basemlx.engine.errors import UnsupportedParameter
 from basemlx.engine.grammar.structure import Json, Node, Or, Regex, Text, Until, either, seq
 
 _GAP = Regex("[ \\n]{0,2}")
@@ -58,58 +58,6 @@ class Ask:
     @property
     def is_free(self) -> bool:
         return not self.tools and self.document is None and self.max_reasoning_tokens is None
-
-
-def read_tool_choice(value: Any, tools: Sequence[Tool]) -> ToolChoice:
-    """A request's tool_choice: a word; {"type": "function", "function": {"name"}} or the same without the inner object;
-    {"type": "allowed_tools", …} with its fields inside or beside. Raises InvalidRequest."""
-    known = {tool.name for tool in tools}
-    if value is None:
-        return ToolChoice()
-    if isinstance(value, str):
-        if value not in ("auto", "none", "required", "any"):
-            raise _refusal(
-                f"tool_choice must be 'auto', 'none', 'required' or an object, not {value[:40]!r}."
-            )
-        if value in ("required", "any") and not tools:
-            raise _refusal("tool_choice 'required' needs tools.")
-        mode: Literal["auto", "none", "required"] = (
-            "required" if value in ("required", "any") else "auto" if value == "auto" else "none"
-        )
-        return ToolChoice(mode)
-    if not isinstance(value, Mapping):
-        raise _refusal("tool_choice must be a string or an object.")
-    kind = value.get("type", "function")
-    if kind == "function":
-        return ToolChoice("required", (_known_name(value, known),))
-    if kind == "allowed_tools":
-        inner = value.get("allowed_tools", value)
-        if not isinstance(inner, Mapping) or not isinstance(inner.get("tools"), list | tuple):
-            raise _refusal("tool_choice.allowed_tools needs a list of tools.")
-        mode = inner.get("mode", "auto")
-        if mode not in ("auto", "required"):
-            raise _refusal("tool_choice.allowed_tools.mode must be 'auto' or 'required'.")
-        names = tuple(_known_name(entry, known) for entry in inner["tools"])
-        if mode == "required" and not names:
-            raise _refusal("tool_choice.allowed_tools names no tools, yet one is required.")
-        return ToolChoice(mode, names)
-    raise UnsupportedParameter(
-        f"tool_choice of type {str(kind)[:40]!r} is not supported.", param="tool_choice"
-    )
-
-
-def _known_name(value: Any, known: set[str]) -> str:
-    function = value.get("function", value) if isinstance(value, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(name, str):
-        raise _refusal("tool_choice must name a function.")
-    if name not in known:
-        raise _refusal(f"tool_choice names {name[:64]!r}, which is not among the tools.")
-    return name
-
-
-def _refusal(message: str) -> InvalidRequest:
-    return InvalidRequest(message, param="tool_choice")
 
 
 def turn_structure(

@@ -56,8 +56,8 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
     )
     if ask.is_free:
         return TurnPlan(ask, conduct=conduct, state=state)
-    default = answer.pointer if answer is not None else "tools"
-    with _located(default):
+    default = answer.pointer if answer is not None else use.path
+    with _located(default, tools=use.path):
         structure = turn_structure(ask, conduct.form, conduct.style, state)
         constraint = conduct.compiler.compile_structure(structure)
     left = dict(constraint.remaining)
@@ -70,7 +70,9 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
 
 def _whole_answer(request: ChatRequest, answer: AnswerFormat, conduct: Conduct, state: State) -> TurnPlan:
     if request.tool_use.tools:
-        raise UnsupportedParameter(f"{answer.pointer} does not go together with tools.", param=answer.pointer)
+        raise UnsupportedParameter(
+            f"{answer.pointer} does not go together with {request.tool_use.path}.", param=answer.pointer
+        )
     if state == "open":
         raise UnsupportedParameter(
             f"{answer.pointer} does not go together with reasoning; turn it off "
@@ -105,10 +107,15 @@ def compile_answer(answer: AnswerFormat, compiler: GrammarCompiler) -> Compiled:
 
 
 @contextmanager
-def _located(default: str) -> Iterator[None]:
-    """Gives an UnsupportedSchema the path of the request's field it is about: what stands before its JSON Pointer."""
+def _located(default: str, *, tools: str = "tools") -> Iterator[None]:
+    """Gives an UnsupportedSchema the path of the request's field it is about: what stands before its JSON Pointer.
+    `tools`: the field that tools came in."""
     try:
         yield
+    except UnsupportedParameter as error:
+        if error.param == "tools":
+            error.param = tools
+        raise
     except UnsupportedSchema as error:
         if error.param is None:
             error.param = (error.pointer or "").partition("/")[0] or default

@@ -23,17 +23,19 @@ _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 @dataclass(frozen=True, slots=True)
 class ToolUse:
     """`offered` is what the prompt shows, as OpenAI's objects: nothing where no tool may be called. `parallel`: more
-    than one call in a turn; a named function is called once."""
+    than one call in a turn; a named function is called once. `path`: the request's field that they came in."""
 
     offered: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Tool, ...] = ()
     choice: ToolChoice = field(default_factory=ToolChoice)
     parallel: bool = True
+    path: str = "tools"
 
 
 def read_tools(fields: Fields) -> ToolUse:
     """Raises InvalidRequest, whose `param` is the path of the field at fault."""
-    offered, tools = _read_offered(fields)
+    tools_path, offered = _read_offered(fields)
+    tools = tuple(tool for _, tool in offered)
     parallel = fields.boolean("parallel_tool_calls", True)
     path = "tool_choice" if fields.get("tool_choice") is not None else "function_call"
     value = fields.get(path)
@@ -47,54 +49,52 @@ def read_tools(fields: Fields) -> ToolUse:
     is_named = (
         isinstance(value, Mapping) and choice.mode == "required" and value.get("type") != "allowed_tools"
     )
-    shown = () if choice.mode == "none" else offered
-    return ToolUse(shown, tools, choice, parallel and not is_named)
+    shown = () if choice.mode == "none" else tuple(shown for shown, _ in offered)
+    return ToolUse(shown, tools, choice, parallel and not is_named, tools_path)
 
 
-def _read_offered(fields: Fields) -> tuple[tuple[Mapping[str, Any], ...], tuple[Tool, ...]]:
-    path = "tools"
-    values: list[Any] = fields.array("tools", MAX_TOOLS) or []
+def _read_offered(fields: Fields) -> tuple[str, list[tuple[Mapping[str, Any], Tool]]]:
+    """The field's name, and each function as a prompt shows it and as a turn needs it."""
+    tools = fields.array("tools", MAX_TOOLS) or []
     functions = fields.array("functions", MAX_TOOLS) or []
-    if functions and values:
+    if functions and tools:
         raise InvalidRequest("functions and tools exclude each other; give tools.", param="functions")
-    if functions:
-        path = "functions"
-        values = [{"type": "function", "function": function} for function in functions]
-    offered: list[Mapping[str, Any]] = []
-    tools: dict[str, Tool] = {}
-    for index, value in enumerate(values):
-        where = f"{path}[{index}]"
-        tool = checked_object(value, where)
-        kind = tool.string("type", max_characters=64) or "function"
-        if kind != "function":
-            raise UnsupportedParameter(
-                f"{where}.type is {kind!r}; only tools of type 'function' can be called here.",
-                param=f"{where}.type",
-            )
-        # A function may stand beside its type, as the Responses API has it.
-        function = tool.object("function") or tool
-        place = where if function is tool or path == "functions" else f"{where}.function"
-        read = _read_function(function, place)
-        if read.name in tools:
-            raise InvalidRequest(f"{place}.name {read.name!r} is there twice.", param=f"{place}.name")
-        tools[read.name] = read
-        offered.append({"type": "function", "function": _shown(function)})
-    return tuple(offered), tuple(tools.values())
+    path = "functions" if functions else "tools"
+    offered: dict[str, tuple[Mapping[str, Any], Tool]] = {}
+    for index, value in enumerate(functions or tools):
+        entry = checked_object(value, f"{path}[{index}]")
+        function = entry if functions else _function_of(entry)
+        tool = _read_function(function)
+        if tool.name in offered:
+            name_path = function.path_of("name")
+            raise InvalidRequest(f"{name_path} {tool.name!r} is there twice.", param=name_path)
+        offered[tool.name] = {"type": "function", "function": _shown(function)}, tool
+    return path, list(offered.values())
 
 
-def _read_function(fields: Fields, place: str) -> Tool:
+def _function_of(tool: Fields) -> Fields:
+    kind = tool.string("type", max_characters=64) or "function"
+    if kind != "function":
+        path = tool.path_of("type")
+        raise UnsupportedParameter(
+            f"{path} is {kind!r}; only tools of type 'function' can be called here.", param=path
+        )
+    # A function may stand beside its type, as the Responses API has it.
+    return tool.object("function") or tool
+
+
+def _read_function(fields: Fields) -> Tool:
     name = fields.string("name", max_characters=128)
     if not name or not _NAME.fullmatch(name):
+        path = fields.path_of("name")
         raise InvalidRequest(
-            f"{place}.name must be 1 to 128 characters of letters, digits, and . _ - : /",
-            param=f"{place}.name",
+            f"{path} must be 1 to 128 characters of letters, digits, and . _ - : /", param=path
         )
     fields.string("description", max_characters=MAX_DESCRIPTION_CHARACTERS)
-    parameters = fields.get("parameters")
+    parameters, path = fields.get("parameters"), fields.path_of("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise wrong_type(f"{place}.parameters", "a JSON schema", parameters)
-    strict = fields.boolean("strict")
-    return Tool(name, parameters or None, strict, f"{place}.parameters")
+        raise wrong_type(path, "a JSON schema", parameters)
+    return Tool(name, parameters or None, fields.boolean("strict"), path)
 
 
 def _shown(function: Fields) -> dict[str, Any]:

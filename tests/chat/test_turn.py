@@ -1,4 +1,4 @@
-"""A turn: what tool_choice may be, how reasoning stands at the prompt's end, and the parser of the whole."""
+"""A turn: what it may hold, how reasoning stands at the prompt's end, and the parser of the whole."""
 
 from typing import Any
 
@@ -9,60 +9,12 @@ from basemlx.engine.chat.parser import PlainParser
 from basemlx.engine.chat.reasoning import ReasoningStyle, State, reasoning_state, reasoning_style
 from basemlx.engine.chat.template import ChatTemplate
 from basemlx.engine.chat.tools import Tool
-from basemlx.engine.chat.turn import Ask, ToolChoice, read_tool_choice, turn_parser, turn_structure
-from basemlx.engine.errors import InvalidRequest, UnsupportedParameter, UnsupportedSchema
+from basemlx.engine.chat.turn import Ask, ToolChoice, turn_parser, turn_structure
+from basemlx.engine.errors import UnsupportedParameter, UnsupportedSchema
 from tests.chat.wire import BUILT_IN, TEMPLATES, counter, cuts, read, values
 
 TOOLS = (Tool("f"), Tool("g"))
 THINK = ReasoningStyle()
-F = {"type": "function", "function": {"name": "f"}}
-
-
-@pytest.mark.parametrize(
-    ("value", "choice"),
-    [
-        (None, ToolChoice()),
-        ("auto", ToolChoice("auto")),
-        ("none", ToolChoice("none")),
-        ("required", ToolChoice("required")),
-        ("any", ToolChoice("required")),
-        (F, ToolChoice("required", ("f",))),
-        ({"type": "function", "name": "g"}, ToolChoice("required", ("g",))),
-        (
-            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [F]}},
-            ToolChoice("auto", ("f",)),
-        ),
-        (
-            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "g"}, F]},
-            ToolChoice("required", ("g", "f")),
-        ),
-    ],
-)
-def test_every_form_of_tool_choice_that_clients_send_is_understood(value: Any, choice: ToolChoice) -> None:
-    assert read_tool_choice(value, TOOLS) == choice
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "always",
-        5,
-        [],
-        {"type": "function", "function": {"name": "h"}},
-        {"type": "function"},
-        {"type": "custom", "name": "f"},
-        {"type": "allowed_tools", "tools": "f"},
-        {"type": "allowed_tools", "mode": "maybe", "tools": [F]},
-        {"type": "allowed_tools", "mode": "required", "tools": []},
-        {"type": "allowed_tools", "tools": [{"name": 5}]},
-    ],
-)
-def test_any_other_tool_choice_is_refused_by_name(value: Any) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
-        read_tool_choice(value, TOOLS)
-    assert refusal.value.param == "tool_choice"
-    with pytest.raises(InvalidRequest):
-        read_tool_choice("required", ())
 
 
 def test_tools_without_a_format_are_refused_and_without_a_call_they_are_not() -> None:
