@@ -39,6 +39,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+schema_app = typer.Typer(help="Look at JSON schemas before they are sent.", no_args_is_help=True)
+app.add_typer(schema_app, name="schema")
+
 
 class LogLevel(StrEnum):
     DEBUG = "debug"
@@ -359,6 +362,21 @@ def doctor(
     from basemlx.server.commands.doctor import doctor as print_report
 
     raise typer.Exit(print_report(as_json=as_json))
+
+
+@schema_app.command("check")
+def check_schema(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The schema as JSON; - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for a program.")] = False,
+) -> None:
+    """Say whether a JSON schema can be enforced in full, as strict demands, and what stands in the way.
+
+    Exit code 0 if it can, 1 if it cannot, 2 if there is no such file. What is listed is named by keyword and JSON
+    Pointer, as a request with that schema would be refused.
+    """
+    from basemlx.server.commands.schema import check
+
+    raise typer.Exit(check(file, as_json=as_json))
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ _COUNTERS = {
 
 
 class Metrics:
-    """`observe_finished` may be called on any thread and takes microseconds."""
+    """`observe_finished` and `observe_checked` may be called on any thread and take microseconds."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -64,6 +64,14 @@ class Metrics:
         self._choices = Counter(
             "basemlx_choices", "Choices by how they ended", ["model", "finish_reason"], registry=self.registry
         )
+        self._checked = Counter(
+            "basemlx_checked_answers",
+            "Answers validated after generation, as their grammar did not enforce all of the schema, by outcome",
+            ["outcome"],
+            registry=self.registry,
+        )
+        for outcome in ("valid", "invalid"):
+            self._checked.labels(outcome)  # there from the start, at 0
         self._ttft_s = self._histogram("basemlx_ttft_seconds", "Time to the first token", _TTFT_BUCKETS_S)
         self._queue_s = self._histogram("basemlx_queue_seconds", "Time waiting for a row", _TTFT_BUCKETS_S)
         self._elapsed_s = self._histogram(
@@ -94,6 +102,10 @@ class Metrics:
             self._ttft_s.labels(model).observe(timings.ttft_ms / 1e3)
         if timings.tokens_per_s is not None:
             self._rate.labels(model).observe(timings.tokens_per_s)
+
+    def observe_checked(self, is_valid: bool) -> None:
+        """Of one answer, once it was validated; see `OpenAIService`."""
+        self._checked.labels("valid" if is_valid else "invalid").inc()
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

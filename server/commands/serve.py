@@ -57,8 +57,11 @@ def serve(
             kind = "model" if len(names) == 1 else "models"
             print(f"basemlx ready on {url} ({kind} {', '.join(names)}, {took_s:.1f} s)", flush=True)
 
+        service = OpenAIService(
+            engine, max_timeout_s=config.request_timeout_s, on_checked=metrics.observe_checked
+        )
         app = create_app(
-            OpenAIService(engine, max_timeout_s=config.request_timeout_s),
+            service,
             settings,
             engine=engine,
             admin=engine,

@@ -1,12 +1,16 @@
 """/metrics: Prometheus' format, figures that follow what happened, labels from fixed sets."""
 
+from collections import Counter
+
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.serving import LiveServer, ask, get
+from tests.serving import API_KEY, LiveServer, ServerProcess, ask, get
+
+KEY = f"Authorization: Bearer {API_KEY}"
 
 
-def samples(live: LiveServer) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    answer = get(live.port, "/metrics")
+def samples(live: LiveServer | ServerProcess) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    answer = get(live.port, "/metrics", KEY)
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
@@ -41,6 +45,37 @@ def test_a_finished_request_shows_in_every_figure_it_touches(live: LiveServer) -
     assert value(after, "basemlx_kv_bytes") == 0
     assert value(after, "basemlx_active_bytes") > 0
     assert value(after, "basemlx_http_in_flight") == 1  # the scrape itself
+
+
+def test_answers_that_were_validated_are_counted_by_what_came_of_it(served: ServerProcess) -> None:
+    """In the process that users start: there it has to be wired."""
+    schema = {
+        "type": "array",
+        "items": {"type": "boolean"},
+        "minItems": 3,
+        "maxItems": 4,
+        "contains": {"const": True},
+    }
+    loose = {"type": "array", "items": {"type": "number"}, "uniqueItems": True, "maxItems": 2}
+
+    def asked(schema: object) -> dict[str, object]:
+        described = {"name": "answer", "schema": schema}
+        form = {"type": "json_schema", "json_schema": described}
+        fields = {"response_format": form, "n": 4, "max_tokens": 12, "temperature": 1.0, "ignore_eos": False}
+        answer = ask(served.port, "/v1/chat/completions", KEY, model="tiny", **fields)
+        assert answer.status == 200
+        return dict(answer.json)
+
+    before = samples(served)
+    validation = asked(loose)["basemlx"]["validation"]  # type: ignore[index]
+    outcomes = Counter("valid" if entry["valid"] else "invalid" for entry in validation)
+    assert outcomes.total() == 4
+    assert "basemlx" not in asked(schema)  # enforced in full, so there is nothing to count
+    after = samples(served)
+    name = "basemlx_checked_answers_total"
+    for outcome in ("valid", "invalid"):
+        key = name, frozenset({("outcome", outcome)})
+        assert after[key] - before[key] == outcomes[outcome]
 
 
 def test_what_clients_make_up_makes_no_new_labels(live: LiveServer) -> None:
