@@ -13,6 +13,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,25 +61,32 @@ def serving(kind: str, model: str, blas: str) -> Iterator[Server]:
         command = [sys.executable, "-m", "mlx_lm", "server", "--model", model, "--port", str(port)]
         command += ["--log-level", "ERROR"]
         name = model
-    started_s = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env=environment(blas),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
     url = f"http://127.0.0.1:{port}"
-    try:
-        _await(url, process)
-        yield Server(url, name, process.pid, time.perf_counter() - started_s)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile() as errors:  # a pipe that nobody reads would fill up and stop it
+        started_s = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            env=environment(blas),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            _await(url, process)
+            yield Server(url, name, process.pid, time.perf_counter() - started_s)
+        except (httpx.HTTPError, RuntimeError) as error:
+            code = process.poll()
+            state = "is alive" if code is None else f"ended with code {code}"
+            errors.seek(0)
+            said = errors.read().decode(errors="replace")[-2000:]
+            raise RuntimeError(f"{kind} ({blas}) {state}: {error!r}\n{said}") from error
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def environment(blas: str) -> dict[str, str]:
@@ -97,12 +105,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await(url: str, process: "subprocess.Popen[bytes]", timeout_s: float = 120.0) -> None:
+def _await(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120.0) -> None:
     deadline = time.perf_counter() + timeout_s
     while time.perf_counter() < deadline:
         if process.poll() is not None:
-            message = process.stderr.read().decode()[-2000:] if process.stderr else ""
-            raise RuntimeError(f"the server ended with code {process.returncode}: {message}")
+            raise RuntimeError("the server did not start")
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health", timeout=2.0).status_code == 200:
                 return

@@ -73,10 +73,13 @@ def default_max_memory_bytes() -> int:
 def limit_free_list() -> int:
     """Caps the freed memory that MLX keeps for reuse; returns the cap. Called once, at `prepare`'s first use.
 
-    1/16 of the device's memory, within 64 MiB and 2 GiB: without a cap the list grows to the largest mix of shapes
-    ever seen; with none kept, every step would allocate anew.
+    Without a cap the list grows to the largest mix of shapes ever seen. Where memory is the device's, allocating is
+    slow: 1/16 of it, within 64 MiB and 2 GiB. On a CPU the system's allocator is quick, and what is kept here is
+    missing elsewhere: 64 MiB, which holds what decoding steps use again and again.
     """
-    limit_bytes = min(max(device_memory_bytes() // 16, 64 * _MIB), 2048 * _MIB)
+    limit_bytes = 64 * _MIB
+    if prepare().device != "cpu":
+        limit_bytes = min(max(device_memory_bytes() // 16, limit_bytes), 2048 * _MIB)
     mx.set_cache_limit(limit_bytes)
     return limit_bytes
 
