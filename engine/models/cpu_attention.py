@@ -1,9 +1,10 @@
 """Attention for MLX's CPU backend on Linux, where `mx.exp` is scalar and softmax costs more than the matrix products.
 
-The same attention as `mx.fast.scaled_dot_product_attention` computes there, in MLX operations, with three differences:
+The same attention as `mx.fast.scaled_dot_product_attention` computes there, in MLX operations, with four differences:
 powers of two instead of exponentials (vectorised: 2.8 times as fast), grouped queries as rows of one matrix product per
-key head, and the division by the softmax's sum after the product with the values, where there is less to divide.
-Results differ in the last bits.
+key head, the division by the softmax's sum after the product with the values, where there is less to divide, and, with
+MLX's bundled reference BLAS, scores as keys · queriesᵀ: its inner loop then runs along the queries, not along a key,
+and vectorises (1.4 to 2.4 times as fast from 6 rows on, slower below). Results differ in the last bits.
 
 `use_in` replaces the function in an architecture's module of mlx-lm. It knows no architecture.
 """
@@ -20,6 +21,9 @@ from basemlx.engine.runtime import mx, prepare
 LOG2_E = math.log2(math.e)
 HIDDEN = -1e30
 """Score of a key that a query does not see: finite, so that a row that sees nothing gives no NaN."""
+
+KEYS_FIRST_ROWS = 6
+"""Rows of queries from which on the reference BLAS is quicker with the keys first."""
 
 NAME = "scaled_dot_product_attention"
 
@@ -66,9 +70,8 @@ def attend(
     key_heads, length = keys.shape[1], keys.shape[2]
     groups = heads // key_heads
     # Scores in units of log2, so that softmax is a power of two.
-    scores = (queries * (scale * LOG2_E)).reshape(batch, key_heads, groups * width, dim) @ keys.swapaxes(
-        -1, -2
-    )
+    rows = (queries * (scale * LOG2_E)).reshape(batch, key_heads, groups * width, dim)
+    scores = _products(rows, keys)
     if isinstance(mask, str):
         mask = _causal(width, length) if width > 1 else None
     if mask is not None:
@@ -77,6 +80,13 @@ def attend(
     weights = mx.power(2.0, scores - scores.max(axis=-1, keepdims=True))
     out = (weights @ values) / weights.sum(axis=-1, keepdims=True)
     return out.reshape(batch, heads, width, values.shape[-1])
+
+
+def _products(rows: mx.array, keys: mx.array) -> mx.array:
+    """rows · keysᵀ, [B, K, R, S]."""
+    if rows.shape[2] < KEYS_FIRST_ROWS or prepare().blas is not None:
+        return rows @ keys.swapaxes(-1, -2)
+    return mx.contiguous((keys @ mx.contiguous(rows.swapaxes(-1, -2))).swapaxes(-1, -2))
 
 
 @lru_cache(maxsize=1)  # the layers of one forward ask for the same
