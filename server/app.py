@@ -59,7 +59,7 @@ def create_app(
     metrics = metrics or Metrics()
     metrics.watch(engine)
     lifecycle = lifecycle or Lifecycle()
-    pool = WorkPool(settings.worker_threads)
+    pool, grammar_pool = WorkPool(settings.worker_threads), WorkPool(settings.grammar_threads)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -67,13 +67,14 @@ def create_app(
         yield
         watchdog.cancel()
         pool.close()
+        grammar_pool.close()
 
     app = Starlette(
         routes=[
-            *generation_routes(service, settings, lifecycle, pool, admin),
+            *generation_routes(service, settings, lifecycle, pool, grammar_pool, admin),
             *embedding_routes(service, lifecycle, pool, admin),
             *model_routes(service, pool, lifecycle, admin),
-            *token_routes(service, pool),
+            *token_routes(service, lifecycle, pool, admin),
             *status_routes(engine, lifecycle, metrics),
         ],
         middleware=[

@@ -4,31 +4,20 @@ A lease that comes after its caller has gone is released; a wait that is given u
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from typing import Any
 
-from basemlx.engine.engine import release_unclaimed
 from basemlx.engine.errors import EngineUnavailable
-from basemlx.engine.models.keeper import ModelLease
-from basemlx.server.service import ModelAdmin
+from basemlx.engine.models.keeper import ModelLease, give_up
 
 LOAD_TIMEOUT_S = 600.0
 
 
-def reserve_for(body: Mapping[str, Any], admin: ModelAdmin | None) -> "Future[ModelLease] | None":
-    """A reservation of the model that a request's body names; None if that is no name: validation will say so."""
-    name = body.get("model")
-    if admin is None or not isinstance(name, str) or not name:
-        return None
-    return admin.reserve(name)
-
-
 def abandon(reservation: "Future[ModelLease] | None") -> None:
     """For a reservation that nobody will wait for."""
-    if reservation is not None and not reservation.cancel():
-        reservation.add_done_callback(release_unclaimed)
+    if reservation is not None:
+        give_up(reservation)
 
 
 @asynccontextmanager

@@ -12,7 +12,8 @@ from concurrent.futures import Future
 from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult
 from basemlx.engine.embeddings.worker import EmbeddingWorker, answer_error
-from basemlx.engine.errors import BaseMLXError, GenerationFailed, InvalidRequest, QueueFull
+from basemlx.engine.errors import BaseMLXError, QueueFull
+from basemlx.engine.models.purpose import wrong_purpose
 
 Post = Callable[[Callable[[], None]], None]
 Release = Callable[[], None]
@@ -40,11 +41,7 @@ class EmbeddingDesk:
         """The loaded model. Raises InvalidRequest for one that does not embed."""
         found = self.find(name)
         if found is None:
-            raise InvalidRequest(
-                f"The model {name!r} generates text and was not trained to embed: its vectors would be of little use. "
-                "Use an embedding model, for instance qwen3-embedding-0.6b.",
-                param="model",
-            )
+            raise wrong_purpose(name, "embed")
         return found
 
     def submit(
@@ -104,9 +101,10 @@ class EmbeddingDesk:
     def add(self, loaded: LoadedEmbedder) -> None:
         self._workers[loaded.info.name] = EmbeddingWorker(loaded, self._clock)
 
-    def drop(self, name: str) -> bool:
-        """Forgets a model; whether it was one that embeds."""
+    def drop(self, name: str, error: BaseMLXError) -> int:
+        """Forgets a model, which nobody should be waiting for; how many steps it took in its life."""
         worker = self._workers.pop(name, None)
-        if worker is not None:
-            worker.fail_all(GenerationFailed("The model was unloaded."))
-        return worker is not None
+        if worker is None:
+            return 0
+        worker.fail_all(error)
+        return worker.num_steps

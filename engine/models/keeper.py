@@ -304,6 +304,26 @@ class ModelKeeper:
             watcher(stage, fraction)
 
 
+def lease_of(future: "Future[ModelLease]") -> ModelLease:
+    """Waits for a lease. Whoever is interrupted meanwhile leaves none behind."""
+    try:
+        return future.result()
+    except BaseException:
+        give_up(future)
+        raise
+
+
+def give_up(future: "Future[ModelLease]") -> None:
+    """For a lease that nobody waits for any more: it is released if it comes all the same."""
+    if not future.cancel():
+        future.add_done_callback(_release_unclaimed)
+
+
+def _release_unclaimed(future: "Future[ModelLease]") -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()
+
+
 def _fail(future: "Future[ModelLease]", error: BaseMLXError) -> None:
     try:
         if future.set_running_or_notify_cancel():

@@ -60,6 +60,15 @@ class ChatRequest:
     answer: AnswerFormat | None = None
     max_reasoning_tokens: int | None = None
 
+    @property
+    def model(self) -> str:
+        return self.options.model
+
+    @property
+    def brings_grammar(self) -> bool:
+        """Whether something may have to be compiled for it, which can take seconds."""
+        return self.answer is not None or bool(self.tool_use.tools) or self.max_reasoning_tokens is not None
+
 
 def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     """Raises InvalidRequest, whose `param` is the path of the field at fault."""

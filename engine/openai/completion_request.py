@@ -23,6 +23,15 @@ class CompletionRequest:
     echo: bool
     answer: AnswerFormat | None = None
 
+    @property
+    def model(self) -> str:
+        return self.options.model
+
+    @property
+    def brings_grammar(self) -> bool:
+        """Whether something may have to be compiled for it, which can take seconds."""
+        return self.answer is not None
+
 
 def completion_request(body: Mapping[str, Any]) -> CompletionRequest:
     """Raises InvalidRequest, whose `param` is the path of the field at fault."""

@@ -19,12 +19,12 @@ from basemlx.engine.openai.chat import ChatChunks
 from basemlx.engine.openai.chat_request import ChatRequest, chat_request
 from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Identity, fingerprint
-from basemlx.engine.openai.completion_request import Prompt, completion_request
+from basemlx.engine.openai.completion_request import CompletionRequest, Prompt, completion_request
 from basemlx.engine.openai.completions import CompletionChunks
 from basemlx.engine.openai.conduct import Conduct, Conducts
 from basemlx.engine.openai.constraint import check_of, compile_answer, plan_turn
 from basemlx.engine.openai.embeddings import EmbeddingEngine, EmbeddingsTurn, submit_embeddings
-from basemlx.engine.openai.embeddings_request import embeddings_request
+from basemlx.engine.openai.embeddings_request import EmbeddingsRequest, embeddings_request
 from basemlx.engine.openai.fold import ChatFold, CompletionFold
 from basemlx.engine.openai.parameters import RequestOptions
 from basemlx.engine.openai.turn import DeltaStream, Turn
@@ -64,7 +64,12 @@ class EngineLike(EmbeddingEngine, Protocol):
 
 class OpenAIService:
     """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
-    `on_checked` is told of each answer that was validated after generation whether it was valid."""
+    `on_checked` is told of each answer that was validated after generation whether it was valid.
+
+    Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
+    that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
+    that in between.
+    """
 
     def __init__(
         self,
@@ -80,11 +85,33 @@ class OpenAIService:
         self._clock = clock
         self._conducts = Conducts()
 
-    def chat(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
-        """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
+    def read_chat(self, body: Mapping[str, Any]) -> ChatRequest:
         request = chat_request(body)
+        self._check_timeout(request.options.timeout_s)
+        return request
+
+    def read_completion(self, body: Mapping[str, Any]) -> CompletionRequest:
+        request = completion_request(body)
+        self._check_timeout(request.options.timeout_s)
+        return request
+
+    def read_embeddings(self, body: Mapping[str, Any]) -> EmbeddingsRequest:
+        request = embeddings_request(body)
+        self._check_timeout(request.timeout_s)
+        return request
+
+    def read_tokenize(self, body: Mapping[str, Any]) -> ChatRequest | CompletionRequest:
+        if body.get("messages") is not None:
+            return chat_request(body)
+        request = completion_request(body)
+        if len(request.prompts) != 1:
+            raise InvalidRequest("prompt must be one text here, not several.", param="prompt")
+        return request
+
+    def chat(self, asked: Mapping[str, Any] | ChatRequest, *, request_id: str | None = None) -> Turn:
+        """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
+        request = asked if isinstance(asked, ChatRequest) else self.read_chat(asked)
         options = request.options
-        self._check_timeout(options.timeout_s)
         loaded = self._engine.loaded(options.model)
         conduct = self._conducts.of(loaded)
         prompt, state = _render(request, loaded, conduct)
@@ -108,11 +135,12 @@ class OpenAIService:
         )
         return Turn(request_id, streams, maker, ChatFold(), stream=options.stream, ignored=options.ignored)
 
-    def completion(self, body: Mapping[str, Any], *, request_id: str | None = None) -> Turn:
+    def completion(
+        self, asked: Mapping[str, Any] | CompletionRequest, *, request_id: str | None = None
+    ) -> Turn:
         """Submits a text completion, one request of the engine for each prompt."""
-        request = completion_request(body)
+        request = asked if isinstance(asked, CompletionRequest) else self.read_completion(asked)
         options = request.options
-        self._check_timeout(options.timeout_s)
         loaded = self._engine.loaded(options.model)
         sampling = _checked_sampling(options, loaded)
         prompts = [
@@ -144,27 +172,24 @@ class OpenAIService:
             request_id, streams, maker, CompletionFold(), stream=options.stream, ignored=options.ignored
         )
 
-    def embeddings(self, body: Mapping[str, Any], *, request_id: str | None = None) -> EmbeddingsTurn:
+    def embeddings(
+        self, asked: Mapping[str, Any] | EmbeddingsRequest, *, request_id: str | None = None
+    ) -> EmbeddingsTurn:
         """Submits inputs to be embedded."""
-        request = embeddings_request(body)
-        self._check_timeout(request.timeout_s)
+        request = asked if isinstance(asked, EmbeddingsRequest) else self.read_embeddings(asked)
         return submit_embeddings(self._engine, request, request_id=request_id)
 
-    def tokenize(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def tokenize(self, asked: Mapping[str, Any] | ChatRequest | CompletionRequest) -> dict[str, Any]:
         """The tokens of the prompt that `chat` (a body with `messages`) or `completion` (with one `prompt`) would make,
         as vLLM's /tokenize answers. Nothing is generated."""
-        if body.get("messages") is not None:
-            chat = chat_request(body)
-            options, loaded = chat.options, self._engine.loaded(chat.options.model)
-            text, _ = _render(chat, loaded, self._conducts.of(loaded))
+        request = asked if isinstance(asked, ChatRequest | CompletionRequest) else self.read_tokenize(asked)
+        options, loaded = request.options, self._engine.loaded(request.model)
+        if isinstance(request, ChatRequest):
+            text, _ = _render(request, loaded, self._conducts.of(loaded))
             token_ids = tuple(
                 loaded.tokenizer.encode(text, add_special_tokens=bool(options.add_special_tokens))
             )
         else:
-            request = completion_request(body)
-            options, loaded = request.options, self._engine.loaded(request.options.model)
-            if len(request.prompts) != 1:
-                raise InvalidRequest("prompt must be one text here, not several.", param="prompt")
             token_ids = _encode_prompt(request.prompts[0], options, loaded, "prompt")
         return {"count": len(token_ids), "max_model_len": loaded.context_tokens, "tokens": list(token_ids)}
 

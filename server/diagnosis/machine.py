@@ -94,8 +94,8 @@ def compiler(info: RuntimeInfo) -> Check:
 
 def memory(info: RuntimeInfo) -> Check:
     """What there is, and the budgets that follow from it where no option sets them."""
-    from basemlx.engine.engine import KV_SHARE, PREFIX_CONTEXTS, PREFIX_SHARE
     from basemlx.engine.memory import available_memory_bytes, device_memory_bytes, limit_free_list
+    from basemlx.engine.models.shares import KV_SHARE, PREFIX_CONTEXTS, PREFIX_SHARE
     from basemlx.engine.runtime import mx
 
     total_bytes, available_bytes = device_memory_bytes(), available_memory_bytes()

@@ -4,20 +4,20 @@ A client that leaves gives its request up: what is not computed by then is not.
 """
 
 from concurrent.futures import Future
-from typing import Any
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings import EmbeddingsTurn
+from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.server.body import read_body
 from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
-from basemlx.server.residence import abandon, held, reserve_for
+from basemlx.server.residence import abandon, held
 from basemlx.server.routes.endpoint import route
 from basemlx.server.routes.generation import ignored_header
 from basemlx.server.service import ModelAdmin, Service
@@ -30,18 +30,19 @@ def embedding_routes(
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = record_of(scope).request_id
-        body: list[Any] = [await read_body(receive)]  # emptied by whoever reads it
+        body = [await read_body(receive)]  # this and the next are emptied by whoever reads them
+        asked: list[EmbeddingsRequest] = []
 
-        def read() -> Future[ModelLease] | None:
-            body[0] = parse_json(body[0])
-            return reserve_for(body[0], admin)
+        def check() -> Future[ModelLease] | None:
+            asked.append(service.read_embeddings(parse_json(body.pop())))
+            return None if admin is None else admin.reserve(asked[0].model, "embed")
 
         def accept() -> EmbeddingsTurn:
-            return service.embeddings(body.pop(), request_id=request_id)
+            return service.embeddings(asked.pop(), request_id=request_id)
 
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                async with held(await pool.run(read, discard=abandon)):
+                async with held(await pool.run(check, discard=abandon)):
                     turn = await pool.run(accept, discard=EmbeddingsTurn.abort)
             try:
                 with watch.guard():

@@ -1,24 +1,28 @@
 """/v1/chat/completions and /v1/completions: a body in, a turn of the service out, streamed or folded.
 
-Reading, validating, rendering and tokenising run in the work pool. Whatever ends the answer, its turn is given up.
+Reading, validating, rendering and tokenising run in the work pool. A body is checked as far as that goes without its
+model before the model is loaded. Requests that bring a grammar have a pool of their own, since some grammars take
+seconds to be refused. Whatever ends the answer, its turn is given up.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from basemlx.engine.models.keeper import ModelLease
+from basemlx.engine.openai.chat_request import ChatRequest
+from basemlx.engine.openai.completion_request import CompletionRequest
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.server.body import read_body
 from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
-from basemlx.server.residence import abandon, held, reserve_for
+from basemlx.server.residence import abandon, held
 from basemlx.server.responses import Headers, send_json
 from basemlx.server.routes.endpoint import Handler, route
 from basemlx.server.service import ModelAdmin, Service, Turn
@@ -28,7 +32,7 @@ from basemlx.server.sse import EventStream
 MAX_IGNORED_NAMES = 32
 MAX_IGNORED_CHARACTERS = 64
 
-Submit = Callable[[Mapping[str, Any], str], Turn]
+Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
 
 
 def generation_routes(
@@ -36,46 +40,53 @@ def generation_routes(
     settings: ServerSettings,
     lifecycle: Lifecycle,
     pool: WorkPool,
+    grammar_pool: WorkPool,
     admin: ModelAdmin | None = None,
 ) -> list[Route]:
     """With `admin`, a request waits here for its model; without, the service waits for it."""
 
-    def chat(body: Mapping[str, Any], request_id: str) -> Turn:
-        return service.chat(body, request_id=request_id)
+    def chat(asked: ChatRequest, request_id: str) -> Turn:
+        return service.chat(asked, request_id=request_id)
 
-    def completion(body: Mapping[str, Any], request_id: str) -> Turn:
-        return service.completion(body, request_id=request_id)
+    def completion(asked: CompletionRequest, request_id: str) -> Turn:
+        return service.completion(asked, request_id=request_id)
 
+    chats = _handler(service.read_chat, chat, settings, lifecycle, pool, grammar_pool, admin)
+    completions = _handler(
+        service.read_completion, completion, settings, lifecycle, pool, grammar_pool, admin
+    )
     return [
-        route("/v1/chat/completions", ["POST"], _handler(chat, settings, lifecycle, pool, admin)),
-        route("/v1/completions", ["POST"], _handler(completion, settings, lifecycle, pool, admin)),
+        route("/v1/chat/completions", ["POST"], chats),
+        route("/v1/completions", ["POST"], completions),
     ]
 
 
 def _handler(
-    submit: Submit,
+    read: Callable[[Mapping[str, Any]], Asked],
+    submit: Callable[[Asked, str], Turn],
     settings: ServerSettings,
     lifecycle: Lifecycle,
     pool: WorkPool,
+    grammar_pool: WorkPool,
     admin: ModelAdmin | None,
 ) -> Handler:
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = record_of(scope).request_id
-        body: list[Any] = [
-            await read_body(receive)
-        ]  # emptied by whoever reads it: an answer may take minutes
+        body = [await read_body(receive)]  # this and the next are emptied: an answer may take minutes
+        asked: list[Asked] = []
 
-        def read() -> Future[ModelLease] | None:
-            body[0] = parse_json(body[0])
-            return reserve_for(body[0], admin)
+        def check() -> Future[ModelLease] | None:
+            asked.append(read(parse_json(body.pop())))
+            return None if admin is None else admin.reserve(asked[0].model, "generate")
 
         def accept() -> Turn:
-            return submit(body.pop(), request_id)
+            return submit(asked.pop(), request_id)
 
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                async with held(await pool.run(read, discard=abandon)):
-                    turn = await pool.run(accept, discard=_abort)
+                async with held(await pool.run(check, discard=abandon)):
+                    accepting = grammar_pool if asked[0].brings_grammar else pool
+                    turn = await accepting.run(accept, discard=_abort)
             try:
                 headers = ignored_header(turn.ignored)
                 if turn.stream:

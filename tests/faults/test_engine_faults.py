@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from basemlx.engine.openai.chat_request import chat_request
 from basemlx.server.settings import ServerSettings
 from tests.serving import (
     NOISE,
@@ -134,6 +135,9 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_but_where_to_look(
 ) -> None:
     class Service:
         """Fails as no service should."""
+
+        read_chat = staticmethod(chat_request)
+        read_completion = read_embeddings = read_tokenize = read_chat
 
         def chat(self, body: Any, *, request_id: str) -> Any:
             raise ZeroDivisionError("canary of /home/someone/prompt")

@@ -41,7 +41,7 @@ def need(machine: Discovery, name: str, config: EngineConfig) -> int:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of models in the order in which their weights are read."""
-    import basemlx.engine.engine as module
+    import basemlx.engine.models.residence as module
 
     names: list[str] = []
     original = module.load_steps
