@@ -1,0 +1,96 @@
+"""Models and a real server: what is refused without loading anything, and what a request brings into memory."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basemlx.engine.config import EngineConfig
+from basemlx.engine.engine import Engine
+from basemlx.engine.models.discovery import Discovery, ModelPlaces
+from tests.embeddings.zoo import write_encoder
+from tests.model_zoo import write_model
+from tests.serving import LiveServer, Noise, chat_body, exchange, post
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("server") / "org"
+    write_model(folder / "a", "qwen3", seed=1)
+    write_encoder(folder / "encoder")
+    discovery = Discovery(ModelPlaces(None, folder / "no-cache", folders=(folder.parent,)))
+    config = EngineConfig(max_num_sequences=4, kv_budget_bytes=4 * MIB, prefix_cache_bytes=MIB)
+    with Engine(config, discovery=discovery) as engine, LiveServer(Noise(engine)) as live:
+        yield live
+
+
+@pytest.fixture
+def live(server: LiveServer) -> Iterator[LiveServer]:
+    """Nothing is loaded; org/a generates, org/encoder embeds."""
+    yield server
+    for name in in_memory(server):
+        server.noise.engine.unload(name)
+
+
+def ask(live: LiveServer, path: str, **fields: Any) -> Any:
+    body = chat_body(model="org/a") if path.endswith("chat/completions") else {"model": "org/a"}
+    if path in ("/v1/completions", "/tokenize"):
+        body["prompt"] = "Hi"
+    if path == "/v1/embeddings":
+        body = {"model": "org/encoder", "input": "Hi"}
+    return exchange(live.port, post(live.port, path, body | fields))
+
+
+def in_memory(live: LiveServer) -> list[str]:
+    return [info.name for info in live.noise.engine.models() if info.state]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/chat/completions", {"temperature": 9}, "temperature"),
+        ("/v1/chat/completions", {"messages": []}, "messages"),
+        ("/v1/chat/completions", {"timeout": 10**6}, "timeout"),
+        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools[0].name"),
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ("/v1/chat/completions", {"model": "org/encoder"}, "model"),
+        ("/v1/completions", {"top_p": -1}, "top_p"),
+        ("/v1/completions", {"prompt": []}, "prompt"),
+        ("/v1/embeddings", {"encoding_format": "hex"}, "encoding_format"),
+        ("/v1/embeddings", {"input": ["x", ""]}, "input[1]"),
+        ("/v1/embeddings", {"model": "org/a"}, "model"),
+        ("/tokenize", {"prompt": ["a", "b"]}, "prompt"),
+    ],
+)
+def test_a_request_that_is_wrong_whatever_the_model_loads_nothing(
+    live: LiveServer, path: str, fields: dict[str, Any], param: str
+) -> None:
+    answer = ask(live, path, **fields)
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert in_memory(live) == []
+
+
+def test_the_same_requests_put_right_load_the_model_they_name(live: LiveServer) -> None:
+    for path, name in (
+        ("/tokenize", "org/a"),
+        ("/v1/completions", "org/a"),
+        ("/v1/embeddings", "org/encoder"),
+        ("/v1/chat/completions", "org/a"),
+    ):
+        answer = ask(live, path)
+        assert answer.status == 200, answer.body
+        assert name in in_memory(live)
+        live.noise.engine.unload(name)
+        assert in_memory(live) == []
+
+
+def test_a_model_that_is_not_here_is_a_404_and_nothing_is_fetched(
+    live: LiveServer, zoo: Callable[..., Path]
+) -> None:
+    for name in ("org/c", "qwen3-4b", "orga", str(zoo("qwen3")), "../org/a"):
+        answer = ask(live, "/v1/chat/completions", model=name)
+        assert (answer.status, answer.code) == (404, "model_not_found")
+    assert in_memory(live) == []
