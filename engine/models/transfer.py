@@ -11,8 +11,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import httpx
 
@@ -124,7 +125,7 @@ class Transfer:
         self,
         url: str,
         file: RemoteFile,
-        part: BinaryIO,
+        part: FileIO,
         held: int,
         hasher: _Hash,
         progress: Callable[[int], None],
@@ -154,8 +155,7 @@ class Transfer:
                     part.seek(0)
                     progress(-held - gained)
                     raise PullFailed(f"The hub sent more of {file.name} than it has. Nothing of it was kept.")
-                part.write(chunk)
-                part.flush()  # what has come survives this process
+                _write(part, chunk)  # what has come survives this process
                 hasher.update(chunk)
                 gained += len(chunk)
                 progress(len(chunk))
@@ -195,16 +195,24 @@ class _Closing:
         self._answer.close()
 
 
-def _opened(partial: Path) -> BinaryIO:
+def _opened(partial: Path) -> FileIO:
+    """Without a buffer: on a full disk, closing would write what is left in it and fail a second time."""
     try:
         if partial.is_symlink():
             partial.unlink()
-        return partial.open("r+b" if partial.exists() else "w+b")
+        return partial.open("r+b" if partial.exists() else "w+b", buffering=0)
     except OSError as error:
         raise PullFailed(f"{partial.name} cannot be written ({error.strerror}).") from None
 
 
-def _hashed(part: BinaryIO, hasher: _Hash, limit: int) -> int | None:
+def _write(part: FileIO, data: bytes) -> None:
+    """All of it: one call may take less where the disk is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[part.write(rest) :]
+
+
+def _hashed(part: FileIO, hasher: _Hash, limit: int) -> int | None:
     """Reads what an earlier try left; its size, None if that is more than the file has."""
     held = 0
     while chunk := part.read(CHUNK_BYTES):

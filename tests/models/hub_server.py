@@ -28,7 +28,7 @@ class Seen:
 class Hub:
     """`files` by repository. Faults: `truncate` and `stall` break one answer of a file off after so many bytes (each
     entry once), `ignore_range`, `tamper` (wrong bytes), `redirect` (a Location for every file), `gated`, `statuses`
-    (answers of a file before the real one)."""
+    (answers of a file before the real one). `slow_chunk_s`: files come in pieces of 4 KB, with such a pause between."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commit: str = "c0ffee" + "0" * 34
@@ -100,7 +100,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             name, _, revision = rest.partition("/revision/")
             if name not in hub.repositories:
                 self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-            elif hub.gated and "authorization" not in hub.seen[-1].headers:
+            elif hub.gated and "authorization" not in self.headers:
                 self._json(403, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
             elif revision not in ("", "main", "v1", hub.commit):
                 self._json(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
@@ -126,7 +126,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if file in hub.tamper:
                 data = bytes([data[0] ^ 1]) + data[1:]
             start = 0
-            wanted = hub.seen[-1].headers.get("range", "")
+            wanted = self.headers.get("range", "")
             if wanted.startswith("bytes=") and not hub.ignore_range:
                 start = int(wanted[6:].rstrip("-"))
                 self.send_response(206)

@@ -248,10 +248,12 @@ def test_a_disk_without_room_is_noticed_before_anything_is_fetched(
     assert hub.fetched(WEIGHTS) == []
 
 
-@pytest.mark.slow  # it failed once after other tests and not alone; the cause is not found yet
+@pytest.mark.parametrize("pieces", ["large", "small"])
 def test_a_disk_that_fills_up_meanwhile_is_an_error_and_the_rest_comes_later(
-    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, pieces: str
 ) -> None:
+    """Small pieces used to be left in a file's buffer, whose closing then failed in its own way."""
+    hub.slow_chunk_s = 0.0005 if pieces == "small" else 0.0
     disk = cache.parent / "small"
     disk.mkdir()
     mount = subprocess.run(
