@@ -41,7 +41,8 @@ class ServerSettings:
     `allowed_origins`: web pages that may call (`https://ui.example`). `max_held_body_bytes`: all requests together.
     `header_timeout_s`: from a request's first byte to the end of its head; a new connection's first byte included.
     `write_timeout_s`: how long a reader may leave the socket full. `heartbeat_s`: silence after which a stream gets
-    a comment line. `drain_timeout_s`: how long running requests may go on after SIGTERM.
+    a comment line. `drain_timeout_s`: how long running requests may go on after SIGTERM. `grammar_threads`: requests
+    whose grammar may be compiled at the same time, or waits for that; they have no share in `worker_threads`.
     """
 
     host: str = DEFAULT_HOST
@@ -61,6 +62,7 @@ class ServerSettings:
     heartbeat_s: float = 10.0
     drain_timeout_s: float = 30.0
     worker_threads: int = 4
+    grammar_threads: int = 16
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -68,8 +70,9 @@ class ServerSettings:
         for name in ("max_body_bytes", "max_held_body_bytes", "max_header_bytes", "max_connections"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{_option(name)} must be at least 1.", option=_option(name))
-        if self.worker_threads < 1:
-            raise SettingsError("--worker-threads must be at least 1.", option="--worker-threads")
+        for name in ("worker_threads", "grammar_threads"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{_option(name)} must be at least 1.", option=_option(name))
         for name in ("header_timeout_s", "body_timeout_s", "write_timeout_s", "keep_alive_s", "heartbeat_s"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{_option(name)} must be above 0 seconds.", option=_option(name))
