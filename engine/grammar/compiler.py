@@ -216,7 +216,12 @@ class GrammarCompiler:
             assert self._xgrammar is not None
             grammar = self._xgrammar.compile_structural_tag(answer["text"])
         else:
-            grammar = self.backend.compile_lark(answer["text"])
+            try:
+                grammar = self.backend.compile_lark(answer["text"])
+            except UnsupportedSchema:
+                if "loosely" in task:
+                    raise
+                return self._compile_structure(task | {"loosely": True}, size, abandoned)
         compiled = Compiled(grammar, None, None, self, remaining_in(answer))
         return compiled, size + 1024 + grammar.size_bytes
 
@@ -256,7 +261,12 @@ class GrammarCompiler:
         answer = raised(self._in_worker(task, abandoned))
         plan = plan_in(answer) if schema is not None else None
         lark = answer["lark"]
-        grammar = None if lark is None else self.backend.compile_lark(lark)
+        try:
+            grammar = None if lark is None else self.backend.compile_lark(lark)
+        except UnsupportedSchema:
+            if schema is None or "loosely" in task:
+                raise
+            return self._compile(task | {"loosely": True}, schema, abandoned)
         size = len(schema or "") + 1024 + (grammar.size_bytes if grammar is not None else 0)
         return Compiled(grammar, plan, schema, self), size
 

@@ -31,6 +31,7 @@ from basemlx.engine.grammar.recogniser import TooCostly, is_empty
 MAX_CASES = 256
 """Of one subschema and type; more are a gap."""
 _MAX_DEPTH = 80
+TOO_LARGE = "its automaton is too large, by itself or together with others"
 MAX_GAPS = 32
 """That are reported of one schema."""
 
@@ -53,13 +54,17 @@ Handler = Callable[["Expander", Place, object, bool], list[Case]]
 
 
 class Expander:
-    """One schema document's expansion, remembered as far as it was asked for."""
+    """One schema document's expansion, remembered as far as it was asked for. `loosely`: patterns and formats, whose
+    automata were found too large together, are gaps."""
 
-    def __init__(self, document: Document, limits: SchemaLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, document: Document, limits: SchemaLimits = DEFAULT_LIMITS, loosely: bool = False
+    ) -> None:
         # The handlers' modules import this one.
         from basemlx.engine.grammar.keywords import combinators, handlers_of
 
         self.document = document
+        self.loosely = loosely
         self.gaps: dict[Gap, None] = {}
         self._limits = limits
         self._left = limits.max_cases
@@ -262,4 +267,4 @@ def string_language(cases: list[Case]) -> Language:
     return alt(*(case.language for case in cases if isinstance(case, StringCase)))
 
 
-__all__ = ["Expander", "Gap", "Handler", "TooManyCases", "string_language"]
+__all__ = ["TOO_LARGE", "Expander", "Gap", "Handler", "TooManyCases", "string_language"]

@@ -27,6 +27,14 @@ LIMITS: dict[str, Any] = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
+_SLICES = [
+    r"[\x20\x0A\x0D\x09]+",
+    r'[^"\\\x00-\x1F\x7F\u2028\u2029]{1,10}',
+    r'[^"\\\x00-\x1F\x7F\u2028\u2029]{1,30}',
+    r'[^"\\\x00-\x1F\x7F]+',
+]
+"""Parts of the vocabulary that a lexeme may allow as a whole: llguidance's own for JSON, without what a pattern's dot
+does not match."""
 _TERMINAL = re.compile(r"[A-Z][A-Z0-9_]*: ")
 _MAX_TRIED = 40
 _TRIED_STEPS = 5
@@ -49,6 +57,7 @@ class LLGuidanceBackend:
         if matcher.is_error():
             raise UnsupportedSchema(first_line(matcher.get_error()))
         self._try_hard_terminals(text)
+        matcher.compute_bitmask()  # the first mask builds much of the lexer: here, not in the step
         return LLGuidanceGrammar(self, matcher, text)
 
     def start(self, text: str) -> LLMatcher:
@@ -186,7 +195,7 @@ def make_tokenizer(vocabulary: "Vocabulary") -> LLTokenizer:
         TokenizerWrapper(_Tokens(vocabulary)),
         n_vocab=vocabulary.size,
         eos_token=sorted(vocabulary.eos_token_ids),
-        slices=LLTokenizer.json_slices(),
+        slices=_SLICES,
     )
 
 

@@ -171,13 +171,25 @@ def _category(name: str) -> Ranges:
         return ANY_CHAR.ranges
     if wanted == "ASCII":
         return ((0, 0x7F),)
-    # Beyond plane 3 all is of category C, but for variation selectors.
-    spans = [range(MAX_CODE_POINT + 1)] if wanted[:1] == "C" else [range(0x40000), range(0xE0000, 0xE1000)]
-    category = unicodedata.category
-    found = [(code, code) for span in spans for code in span if category(chr(code)).startswith(wanted)]
+    found = [run for category, runs in _runs().items() if category.startswith(wanted) for run in runs]
     if not found or len(wanted) > 2:
         raise UnsupportedPattern(f"the Unicode property {name[:40]!r}")
     return ranges_of(found)
+
+
+@lru_cache(maxsize=1)
+def _runs() -> dict[str, list[tuple[int, int]]]:
+    """Where the characters of each category are, in one walk through Unicode."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    start, before = 0, "Cc"
+    # Planes 4 to 13 are unassigned.
+    for span in (range(0x40000), range(0xE0000, MAX_CODE_POINT + 1)):
+        for code, category in zip(span, map(unicodedata.category, map(chr, span)), strict=True):
+            if category != before:
+                found.setdefault(before, []).append((start, code - 1))
+                start, before = code, category
+    found.setdefault(before, []).append((start, MAX_CODE_POINT))
+    return found
 
 
 class _Parser:

@@ -63,13 +63,16 @@ class SchemaPlan:
         }
 
 
-def plan_schema(schema: object, limits: SchemaLimits = DEFAULT_LIMITS, prefix: str = "") -> SchemaPlan:
+def plan_schema(
+    schema: object, limits: SchemaLimits = DEFAULT_LIMITS, prefix: str = "", *, loosely: bool = False
+) -> SchemaPlan:
     """`schema` as parsed JSON or as its text; `prefix`, where the rules are to stand in a larger grammar, begins every
-    name (the rule to refer to is `<prefix>r0`). Raises UnsupportedSchema if it is malformed or over a limit."""
+    name (the rule to refer to is `<prefix>r0`). `loosely` leaves patterns and formats to be checked afterwards, for
+    schemas whose grammar was too large with them. Raises UnsupportedSchema if it is malformed or over a limit."""
     checked = read_schema(schema, limits)
     try:
         document = Document(checked)
-        expander = Expander(document, limits)
+        expander = Expander(document, limits, loosely)
         rules = Builder(expander, limits).build(((document.root, True),))
         lark = None if rules is None else rules.lark(prefix)
     except RecursionError:

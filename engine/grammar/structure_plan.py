@@ -30,15 +30,18 @@ class Written:
     remaining: tuple[tuple[Json, tuple[Gap, ...]], ...] = ()
 
 
-def write_structure(node: Node, controls: Mapping[str, int], *, prefer: Engine = "xgrammar") -> Written:
+def write_structure(
+    node: Node, controls: Mapping[str, int], *, prefer: Engine = "xgrammar", loosely: bool = False
+) -> Written:
     """`controls`: ids of the vocabulary's control tokens by their texts. `prefer` decides where both engines enforce
-    the turn exactly. Raises UnsupportedSchema: what is strict and not enforceable, or what nothing satisfies."""
+    the turn exactly; `loosely` is `plan_schema`'s. Raises UnsupportedSchema: what is strict and not enforceable, or
+    what nothing satisfies."""
     remaining: list[tuple[Json, tuple[Gap, ...]]] = []
     all_exact = True
 
     def rules(value: Json, prefix: str) -> tuple[str, str]:
         nonlocal all_exact
-        plan = _planned(value, prefix)
+        plan = _planned(value, prefix, loosely)
         if plan.remaining:
             remaining.append((value, plan.remaining))
         all_exact = all_exact and plan.xgrammar and _is_exact(value.schema)
@@ -51,9 +54,9 @@ def write_structure(node: Node, controls: Mapping[str, int], *, prefer: Engine =
     return Written("llguidance", text, tuple(remaining))
 
 
-def _planned(value: Json, prefix: str) -> SchemaPlan:
+def _planned(value: Json, prefix: str, loosely: bool) -> SchemaPlan:
     try:
-        plan = plan_schema(dict(value.schema), prefix=prefix)
+        plan = plan_schema(dict(value.schema), prefix=prefix, loosely=loosely)
         if value.strict and plan.remaining:
             raise plan.refusal()
     except UnsupportedSchema as error:

@@ -16,7 +16,7 @@ from basemlx.engine.grammar.llguidance_backend import LIMITS, first_line
 from basemlx.engine.grammar.recogniser import FIRST_CONTROL, byte_tokenizer
 from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
 from basemlx.engine.grammar.structure_json import json_node
-from basemlx.engine.grammar.structure_plan import Engine, write_structure
+from basemlx.engine.grammar.structure_plan import write_structure
 
 _CONTROL = re.compile(r"<\[(\d+)\]>")
 
@@ -26,16 +26,14 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     try:
         match task["kind"]:
             case "schema":
-                plan = plan_schema(task["schema"])
-                if plan.lark is not None:
-                    _try(plan.lark)
+                plan = _plan(task["schema"], task.get("loosely", False))
                 return {
                     "lark": plan.lark,
                     "xgrammar": plan.xgrammar,
                     "remaining": [[gap.keyword, gap.pointer, gap.reason] for gap in plan.remaining],
                 }
             case "structure":
-                return _structure(task["node"], task["controls"], task["prefer"])
+                return _structure(task, task.get("loosely", False))
             case "grammar":
                 lark = _as_lark(task["grammar"])
                 _try(lark)
@@ -68,12 +66,31 @@ def plan_in(answered: dict[str, Any]) -> SchemaPlan:
     return SchemaPlan(answered["lark"], remaining, answered["xgrammar"])
 
 
-def _structure(node: list[Any], controls: dict[str, int], prefer: Engine) -> dict[str, Any]:
-    written = write_structure(json_node(node), controls, prefer=prefer)
+def _plan(schema: str, loosely: bool) -> SchemaPlan:
+    """Loosely, too, where the grammar turns out to be too large otherwise."""
+    plan = plan_schema(schema, loosely=loosely)
+    if plan.lark is not None:
+        try:
+            _try(plan.lark)
+        except UnsupportedSchema:
+            if loosely:
+                raise
+            return _plan(schema, True)
+    return plan
+
+
+def _structure(task: dict[str, Any], loosely: bool) -> dict[str, Any]:
+    controls: dict[str, int] = task["controls"]
+    written = write_structure(json_node(task["node"]), controls, prefer=task["prefer"], loosely=loosely)
     if written.engine == "llguidance":
         places = {str(token_id): FIRST_CONTROL + at for at, token_id in enumerate(controls.values())}
         trial = _CONTROL.sub(lambda found: f"<[{places.get(found[1], found[1])}]>", written.text)
-        _try(trial, len(controls))
+        try:
+            _try(trial, len(controls))
+        except UnsupportedSchema:
+            if loosely:
+                raise
+            return _structure(task, True)
     remaining = [
         [value.pointer, [[gap.keyword, gap.pointer, gap.reason] for gap in gaps]]
         for value, gaps in written.remaining
@@ -97,7 +114,10 @@ def _try(lark: str, num_controls: int = 0) -> None:
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():
-        raise UnsupportedSchema(f"The grammar cannot be used: {first_line(matcher.get_error())}")
+        reason = first_line(matcher.get_error())
+        if "panic" in reason:  # an assertion about sizes
+            reason = "it is too large for the engine"
+        raise UnsupportedSchema(f"The grammar cannot be used: {reason}")
 
 
 def _as_lark(text: str) -> str:

@@ -1,6 +1,8 @@
 """What strangers send: limits, deadlines, one compilation for many, nothing left running."""
 
 import asyncio
+import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from basemlx.engine.errors import UnsupportedSchema
 from basemlx.engine.grammar import GrammarCompiler
 from basemlx.engine.grammar.cache import ByteCache
+from basemlx.engine.grammar.structure import Json
 from tests.grammar.conftest import TOKENIZER
 
 # llguidance builds an automaton with a state a remainder, in one go, for minutes.
@@ -163,3 +166,35 @@ def test_a_tokenizer_file_that_is_none_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelCorrupt):
         GrammarCompiler.from_tokenizer_file(tmp_path / "tokenizer.json")
+
+
+PATTERNS = [f"^[ab]*{letter}[ab]{{{count}}}$" for letter, count in (("a", 40), ("b", 41), ("a", 43))]
+TOO_LARGE = {"type": "string", "allOf": [{"pattern": pattern} for pattern in PATTERNS]}
+"""Each is small; the automaton of all three together is not."""
+
+
+def test_patterns_that_are_too_large_together_are_refused_under_strict_and_checked_otherwise(
+    compiler: GrammarCompiler,
+) -> None:
+    with pytest.raises(UnsupportedSchema) as raised:
+        compiler.compile_json_schema(TOO_LARGE, strict=True)
+    assert (raised.value.keyword, raised.value.pointer) == ("pattern", "/allOf/0/pattern")
+    checked = compiler.compile_json_schema(TOO_LARGE)
+    assert [gap.pointer for gap in checked.plan.remaining] == [f"/allOf/{at}/pattern" for at in range(3)]
+    valid = "bbb" + "a" + "bb" + "a" + "b" * 40
+    assert all(re.search(pattern, valid) for pattern in PATTERNS)
+    assert checked.accepts(json.dumps(valid))
+    assert not checked.accepts(json.dumps(valid + "a"))
+    assert not checked.accepts("3")
+
+
+def test_so_they_are_within_a_turn(compiler: GrammarCompiler) -> None:
+    with pytest.raises(UnsupportedSchema) as raised:
+        compiler.compile_structure(Json(TOO_LARGE, strict=True, pointer="/tools/0"))
+    assert (raised.value.keyword, raised.value.pointer) == ("pattern", "/tools/0/allOf/0/pattern")
+    compiled = compiler.compile_structure(Json(TOO_LARGE, pointer="/tools/0"))
+    ((pointer, gaps),) = compiled.remaining
+    assert pointer == "/tools/0"
+    assert {gap.keyword for gap in gaps} == {"pattern"}
+    assert compiled.accepts('"any text"')
+    assert not compiled.accepts("3")

@@ -18,12 +18,12 @@ from basemlx.engine.grammar.cases import (
 from basemlx.engine.grammar.document import SYNTHETIC, Place
 from basemlx.engine.grammar.expand import Expander
 from basemlx.engine.grammar.json import tokens
-from basemlx.engine.grammar.languages import EVERYTHING, And, Language, Not, Words, alt
+from basemlx.engine.grammar.languages import EVERYTHING, NOTHING, And, Language, Not, Words, alt
 from basemlx.engine.grammar.limits import SchemaLimits, too_large
 from basemlx.engine.grammar.numbers import ANY_NUMBER, NumberSet
 from basemlx.engine.grammar.recogniser import TooCostly
 from basemlx.engine.grammar.rules import Production, Raw, Rule, RuleSet, Symbol, Terminal, Times
-from basemlx.engine.grammar.terminals import string_terminal
+from basemlx.engine.grammar.terminals import string_terminal, string_terminals
 
 _ANY = "any"
 
@@ -35,6 +35,7 @@ class Builder:
         self.expander = expander
         self._limits = limits
         self._rules = RuleSet("value")
+        self._strings: dict[Language, str] = {}
         self._names: dict[frozenset[tuple[Place, bool]], str] = {}
         self._waiting: list[tuple[str, Goal]] = []
         self._fresh = 0
@@ -58,6 +59,17 @@ class Builder:
         if name is None:
             name = self._names[key] = f"v{len(self._names)}"
             self._waiting.append((name, goal))
+        return Rule(name)
+
+    def string(self, language: Language) -> Symbol:
+        """The symbol for JSON strings whose value is in `language`."""
+        symbols = string_symbols(language)
+        if len(symbols) == 1:
+            return symbols[0]
+        name = self._strings.get(language)
+        if name is None:
+            name = self._strings[language] = self.fresh("s")
+            self.add(name, [(symbol,) for symbol in symbols])
         return Rule(name)
 
     def fresh(self, hint: str) -> str:
@@ -110,10 +122,11 @@ class Builder:
                 if isinstance(case, StringCase)
             )
         )
-        if isinstance(language, And | Not):  # by itself, or llguidance would not see what it is
-            productions.append((string_symbol(language),))
-        elif language != Words(frozenset()):
-            scalars.append(string_symbol(language))
+        strings = string_symbols(language)
+        if isinstance(language, And | Not) or len(strings) > 1:  # or llguidance would not see what they are
+            productions += [(symbol,) for symbol in strings]
+        else:
+            scalars += strings
         if scalars:
             productions.append((_either(scalars),))
         for case in self.expander.goal_cases(goal, "array"):
@@ -169,10 +182,19 @@ def bracketed(
 
 
 def string_symbol(language: Language) -> Terminal:
-    """JSON strings whose value is in `language`."""
+    """JSON strings whose value is in `language`, which is simple."""
     if language == EVERYTHING:
         return Terminal(tokens.ANY_STRING)
     return Terminal(string_terminal(language), sure=isinstance(language, Words))
+
+
+def string_symbols(language: Language) -> list[Terminal]:
+    """The same of any language, as alternatives; none for the empty one."""
+    if language == NOTHING:
+        return []
+    if isinstance(language, Words) or language == EVERYTHING:
+        return [string_symbol(language)]
+    return [Terminal(text, sure=False) for text in string_terminals(language)]
 
 
 def _either(scalars: list[Terminal]) -> Terminal:

@@ -13,11 +13,10 @@ from itertools import product
 from basemlx.engine.grammar.cases import ANYTHING, Goal, KeySet, ObjectCase, join
 from basemlx.engine.grammar.document import SYNTHETIC
 from basemlx.engine.grammar.json import tokens
-from basemlx.engine.grammar.json.builder import Builder
+from basemlx.engine.grammar.json.builder import Builder, string_symbol
 from basemlx.engine.grammar.languages import EVERYTHING, Language, Words, both, negation, words
 from basemlx.engine.grammar.recogniser import TooCostly, contains, is_empty
-from basemlx.engine.grammar.rules import Production, Rule, Symbol, Terminal, Times, When
-from basemlx.engine.grammar.terminals import string_terminal
+from basemlx.engine.grammar.rules import Production, Rule, Symbol, Times, When
 
 _MAX_RULES = 6
 _MAX_VARIANTS = 64
@@ -148,13 +147,13 @@ def _other_pairs(
             continue
         if is_empty(language):
             continue
-        pairs.append(_pair(language, builder.value(value)))
+        pairs.append(_pair(builder.string(language), builder.value(value)))
     return tuple(pairs)
 
 
-def _pair(language: Language, value: Symbol) -> Production:
-    """A property whose name is in `language`. The colon is a lexeme of its own; see `string_terminal`."""
-    return Terminal(string_terminal(language)), tokens.COLON, value
+def _pair(name: Symbol, value: Symbol) -> Production:
+    """A property. The colon is a lexeme of its own; see `string_terminal`."""
+    return name, tokens.COLON, value
 
 
 class _Writer:
@@ -212,7 +211,11 @@ class _Writer:
             self._counts and self._high is not None and count >= self._high
         ):
             sides.append(
-                (*comma, *_pair(words(name), self._builder.value(goal)), self._after(at + 1, True, count + 1))
+                (
+                    *comma,
+                    *_pair(string_symbol(words(name)), self._builder.value(goal)),
+                    self._after(at + 1, True, count + 1),
+                )
             )
         if not needed:
             sides.append((self._after(at + 1, any_yet, count),))
@@ -255,7 +258,7 @@ class _Writer:
         between: Production = () if self._other is None else (Times((tokens.COMMA, self._other), 0, None),)
         tail = Rule(self._builder.fresh("l"))
         pairs = [
-            _pair(words(name), self._builder.value(goal))
+            _pair(string_symbol(words(name)), self._builder.value(goal))
             if self._builder.expander.is_possible(goal)
             else None
             for name, goal, _ in self._loose

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from basemlx.engine.grammar.cases import TOP, Case, NumberCase, StringCase
 from basemlx.engine.grammar.document import Place
-from basemlx.engine.grammar.expand import Expander, Handler
+from basemlx.engine.grammar.expand import TOO_LARGE, Expander, Handler
 from basemlx.engine.grammar.formats import FORMATS, UNENFORCEABLE, format_language
 from basemlx.engine.grammar.keywords.values import count_of, value_handlers
 from basemlx.engine.grammar.languages import Language, negation, of_length
@@ -83,6 +83,9 @@ def pattern_language(expander: Expander, place: Place, keyword: str, pattern: ob
     """None, and a gap, for a pattern that is not supported."""
     if not isinstance(pattern, str):
         raise expander.malformed(keyword, place, "is a regular expression")
+    if expander.loosely:
+        expander.gap(keyword, place, TOO_LARGE)
+        return None
     try:
         return parse_pattern(pattern)
     except UnsupportedPattern as error:
@@ -102,6 +105,9 @@ def _format(expander: Expander, place: Place, value: object, holds: bool) -> lis
         if not holds:
             # Some formats are enforced more narrowly than their RFC, so what they leave out is not surely invalid.
             expander.gap("format", place, "its negation")
+            return [TOP["string"]]
+        if expander.loosely:
+            expander.gap("format", place, TOO_LARGE)
             return [TOP["string"]]
         return _texts(format_language(value), holds)
     if value in UNENFORCEABLE:
