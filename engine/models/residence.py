@@ -10,6 +10,7 @@ about who stays: that is the pool's.
 import gc
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.report import FinishedRequest
@@ -31,6 +32,7 @@ from basemlx.engine.models.catalogue import aliases_of
 from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps, prepare_load
 from basemlx.engine.models.loading import LoadTask, Progress, Stage, read_ahead
 from basemlx.engine.models.needs import needed_bytes
+from basemlx.engine.models.pressure import MemoryPressure
 from basemlx.engine.models.purpose import Purpose, wrong_purpose
 from basemlx.engine.models.shares import divide_memory, give_back
 from basemlx.engine.models.sources import ModelSources
@@ -63,6 +65,7 @@ class Residence:
         self._clock = clock
         self._on_finished = on_finished
         self._stopping = stopping
+        self._pressure = MemoryPressure(self._give_back, self._divide_memory, clock)
         self._loads: list[LoadTask[int]] = []
         self._past_steps = 0  # of models that have left
 
@@ -136,7 +139,7 @@ class Residence:
         needed = needed_bytes(found.folder, source.adapter, self._config, self._max_memory_bytes)
         if self.workers:
             if needed > available_memory_bytes():
-                self._thread.call(lambda: give_back(list(self.workers.values())))
+                self._thread.call(self._give_back)
             read_ahead(sorted(found.folder.glob("model*.safetensors")), progress, self._stopping)
         task = LoadTask(self._load_steps(prepared, needed), progress, self._others_have_work)
         self._thread.post(lambda: self._loads.append(task))
@@ -194,8 +197,14 @@ class Residence:
             kv_budget_bytes=0,
             prefix_cache_bytes=0,
             clock=self._clock,
-            on_finished=self._on_finished,
+            on_finished=self._finished,
         )
+
+    def _finished(self, finished: FinishedRequest) -> None:
+        self._on_finished(finished)
+        if self._pressure.is_due:
+            with suppress(EngineDead):
+                self._thread.post(self._pressure.look)  # between turns: this one's worker is at work
 
     def _drop(self, name: str) -> None:
         gone = GenerationFailed("The model was unloaded.")  # nobody is left: it settles what is in flight
@@ -207,6 +216,11 @@ class Residence:
             del self.workers[name]
         else:
             self._past_steps += self._embeddings.drop(name, gone)
+        self._divide_memory()
+
+    def _give_back(self) -> None:
+        """Frees what can be computed again, and lowers the budgets to what there is."""
+        give_back(list(self.workers.values()))
         self._divide_memory()
 
     def _divide_memory(self) -> None:
