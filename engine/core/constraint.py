@@ -4,7 +4,6 @@ A constraint is compiled once and shared; each choice walks it with a matcher of
 lowest bit first, in 32-bit words; a set bit allows the token.
 """
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -48,14 +47,16 @@ def only_token(mask: Mask) -> int | None:
     return None if word & (word - 1) else 32 * int(words[0]) + word.bit_length() - 1
 
 
-def forced_tokens(matcher: TokenMatcher, mask: Mask, limit: int) -> Iterator[int]:
-    """Tokens the grammar leaves no choice about, from `mask`, which was just filled, on. Each has been accepted when it
-    is yielded; `mask` is overwritten, and where fewer than `limit` come, holds the mask of what follows them.
+def forced_tokens(matcher: TokenMatcher, mask: Mask, limit: int) -> tuple[list[int], bool]:
+    """Tokens the grammar leaves no choice about, from `mask`, which was just filled, on; they have been accepted. And
+    whether `mask`, which is overwritten, now holds the mask of what follows them.
     """
-    for _ in range(limit):
+    found: list[int] = []
+    while len(found) < limit:
         token_id = only_token(mask)
         if token_id is None or not matcher.accept(token_id):
-            return
-        yield token_id
+            return found, True
+        found.append(token_id)
         if matcher.is_terminated or not matcher.fill(mask):
-            return
+            return found, False
+    return found, True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from basemlx.engine.types import FinishReason, GenerationRequest
 
 if TYPE_CHECKING:
-    from basemlx.engine.core.constraint import TokenMatcher
+    from basemlx.engine.core.constraint import Mask, TokenMatcher
     from basemlx.engine.core.output import ChoiceOutput
     from basemlx.engine.core.stream import Mailbox
     from basemlx.engine.sampling.row import RowSampler
@@ -45,6 +45,7 @@ class Sequence:
     num_computed_tokens: int = 0
     num_pending: int = 0
     matcher: "TokenMatcher | None" = None  # of the constraint, if there is one; has seen `output_token_ids`
+    next_mask: "Mask | None" = None  # of its next token, where the matcher has told already
     epoch: int = 0  # raised when the row is given up: what was launched for it before no longer counts
     finish_reason: FinishReason | None = None
 

@@ -221,7 +221,7 @@ class ModelWorker:
             if sequence.status is not Status.DECODE:
                 continue  # it ended with the step before
             mask = self._masks[len(rows)]
-            if sequence.matcher is None or not sequence.matcher.fill(mask):
+            if sequence.matcher is None or not _fill(sequence, sequence.matcher, mask):
                 mask.fill(EVERY_TOKEN)
             elif not mask.any():
                 self._fail(sequence.request, GenerationFailed(DEAD_END, code="grammar_dead_end"))
@@ -239,9 +239,11 @@ class ModelWorker:
         if sequence.sampler.params.logprobs:
             return False
         limit = min(MAX_FORCED_TOKENS, sequence.request.max_tokens - sequence.num_output_tokens)
-        tokens = list(forced_tokens(matcher, mask, limit))
+        tokens, is_filled = forced_tokens(matcher, mask, limit)
         if not tokens:
             return False
+        if is_filled:
+            sequence.next_mask = mask.copy()
         sequence.num_pending -= 1
         for token_id in tokens:
             if sequence.sampler.has_penalties:
@@ -383,3 +385,11 @@ class ModelWorker:
     def row_bytes(self, tokens: int) -> int:
         """Bytes of one row of so many positions."""
         return self._rows.bytes_for(1, tokens)
+
+
+def _fill(sequence: Sequence, matcher: TokenMatcher, mask: Mask) -> bool:
+    """`TokenMatcher.fill`, which is not asked again where forced tokens ended with this mask."""
+    if sequence.next_mask is None:
+        return matcher.fill(mask)
+    mask[:], sequence.next_mask = sequence.next_mask, None
+    return True

@@ -135,6 +135,41 @@ def test_forced_tokens_are_computed_in_spans_and_change_no_token(engine: Engine)
     assert forced < chosen - 5
 
 
+def test_a_matcher_is_asked_for_each_mask_once(engine: Engine) -> None:
+    """Also where forced tokens end and something is to be chosen."""
+    asked: list[tuple[int, ...]] = []
+
+    class Recording(OneOfMatcher):
+        def __init__(self, constraint: OneOf) -> None:
+            super().__init__(constraint)
+            self._so_far: tuple[int, ...] = ()
+
+        def fill(self, mask: Mask) -> bool:
+            asked.append(self._so_far)
+            return super().fill(mask)
+
+        def accept(self, token_id: int) -> bool:
+            self._so_far += (token_id,)
+            return super().accept(token_id)
+
+    class Recorded(OneOf):
+        def matcher(self) -> OneOfMatcher:
+            return Recording(self)
+
+    sentences = [[10, 11, 12, *middle, 15, 16, last] for middle in ([20, 21], [22]) for last in (30, 31)]
+    for seed in range(4):
+        asked.clear()
+        tokens = tokens_of(
+            take(
+                engine.submit(
+                    request(f"once{seed}", "qwen3", make_prompt(4, 9), Recorded(sentences), seed=seed)
+                )
+            )
+        )
+        assert tokens in sentences
+        assert asked == [tuple(tokens[:count]) for count in range(len(tokens) + 1)]
+
+
 def test_penalties_and_seeds_see_forced_tokens(engine: Engine) -> None:
     """A row's random numbers and penalties count every token, forced or sampled."""
     sentences = [[10, 11, 12, 13, last] for last in range(70, 90)]
