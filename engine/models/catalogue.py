@@ -19,7 +19,8 @@ _CLOSE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A published model. `size_bytes` is the download, about; `context_tokens` the makers' figure."""
+    """A published model. `size_bytes` (of the download) and `context_tokens` are about: they help to choose, nothing is
+    decided by them."""
 
     name: str
     repository: str

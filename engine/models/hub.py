@@ -27,7 +27,13 @@ import httpx
 from basemlx.engine.errors import ModelLoadFailed, ModelNotFound
 from basemlx.engine.models.catalogue import repository_of, suggest
 from basemlx.engine.models.config import read_json_object
-from basemlx.engine.models.discovery import CACHE_PREFIX, NOTE_NAME, hub_cache_folder, is_hub_name
+from basemlx.engine.models.discovery import (
+    BUILT_IN_NAME,
+    CACHE_PREFIX,
+    NOTE_NAME,
+    hub_cache_folder,
+    is_hub_name,
+)
 from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed, PullStopped, RemoteFile, Transfer
 
 Progress = Callable[[int, int], None]
@@ -104,6 +110,8 @@ def pull(
 
 def remove(name: str, *, cache: Path | None = None) -> int:
     """Removes what `pull` brought of a model; the bytes that this freed. Raises ModelNotFound."""
+    if name == BUILT_IN_NAME:
+        raise ModelNotFound(f"{name!r} is built in and cannot be removed.", param="model")
     repository = repository_of(name)
     cache = hub_cache_folder() if cache is None else cache
     folder = cache / (CACHE_PREFIX + repository.replace("/", "--"))

@@ -51,7 +51,7 @@ def _print_catalogue(found: tuple[FoundModel, ...]) -> None:
             (
                 entry.name,
                 entry.repository,
-                f"{entry.size_bytes / 1e9:.1f} GB",
+                f"~{entry.size_bytes / 1e9:.1f} GB",
                 tokens_text(entry.context_tokens),
                 ",".join(entry.capabilities),
                 "yes" if entry.repository in here else "no",
@@ -59,7 +59,7 @@ def _print_catalogue(found: tuple[FoundModel, ...]) -> None:
             for entry in catalogue()
         ],
     )
-    print("\nGet one with: basemlx pull NAME")
+    print("\nSizes are about; pull asks the hub for the real ones. Get one with: basemlx pull NAME")
 
 
 def _loaded_by_server(host: str, port: int) -> frozenset[str] | None:

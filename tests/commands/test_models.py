@@ -106,6 +106,9 @@ def test_a_new_user_pulls_by_short_name_sees_it_and_removes_it(machine: Machine)
     assert row.split()[-3:] == ["chat", "huggingface", "-"]
     assert "(qwen3-0.6b)" in row
     assert "4-bit" in row
+    rows = [line.split() for line in machine("list", "--available")[1].splitlines()]
+    assert [row[-1] for row in rows if row[:1] == [SHORT]] == ["yes"]
+    assert [row[-1] for row in rows if row[:1] == ["qwen3-4b"]] == ["no"]
     assert machine("pull", SHORT)[1].startswith(f"{NAME} is complete already")
     assert machine("rm", SHORT)[0] == 1, "nobody can be asked, so nothing is removed"
     status, out, _ = machine("rm", SHORT, "--yes")
@@ -119,6 +122,8 @@ def test_names_that_are_wrong_get_a_line_that_helps_and_no_traceback(machine: Ma
         (("pull", "qwen3-o.6b"), "Did you mean qwen3-0.6b"),
         (("pull", "org/nothing"), "does not exist"),
         (("rm", "org/nothing", "--yes"), "not brought by basemlx pull"),
+        (("rm", "tiny", "--yes"), "built in"),
+        (("run", "--adapter", "/nowhere", "hello"), "not a folder"),
         (("ps", "--port", "9"), "No basemlx server answers"),
         (("run", "--model", "nobody/nothing", "hello"), "basemlx pull nobody/nothing"),
     ):
