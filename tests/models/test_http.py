@@ -1,6 +1,8 @@
 """Models and a real server: what is refused without loading anything, and what a request brings into memory."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import pytest
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
+from basemlx.engine.models import residence as residence_module
 from basemlx.engine.models.discovery import Discovery, ModelPlaces
 from tests.embeddings.zoo import write_encoder
 from tests.model_zoo import write_model
-from tests.serving import LiveServer, Noise, chat_body, exchange, post
+from tests.serving import LiveServer, Noise, chat_body, exchange, get, post, wait_until
 
 MIB = 2**20
 
@@ -42,6 +45,11 @@ def ask(live: LiveServer, path: str, **fields: Any) -> Any:
     if path == "/v1/embeddings":
         body = {"model": "org/encoder", "input": "Hi"}
     return exchange(live.port, post(live.port, path, body | fields))
+
+
+def waiting_for(live: LiveServer, name: str) -> int:
+    waiting = live.noise.engine._keeper._waiting.get(name)
+    return 0 if waiting is None else len(waiting.futures)
 
 
 def in_memory(live: LiveServer) -> list[str]:
@@ -85,6 +93,31 @@ def test_the_same_requests_put_right_load_the_model_they_name(live: LiveServer) 
         assert name in in_memory(live)
         live.noise.engine.unload(name)
         assert in_memory(live) == []
+
+
+def test_many_clients_wait_for_one_load_and_none_of_them_holds_up_the_rest(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than the server has threads for requests."""
+    loads: list[str] = []
+    may_load = threading.Event()
+    original = residence_module.prepare_load
+
+    def slow(folder: Path, name: str, **options: Any) -> Any:
+        loads.append(name)
+        assert may_load.wait(60)
+        return original(folder, name, **options)
+
+    monkeypatch.setattr(residence_module, "prepare_load", slow)
+    paths = ["/v1/chat/completions", "/v1/completions", "/tokenize"] * 6
+    with ThreadPoolExecutor(len(paths)) as clients:
+        answers = [clients.submit(ask, live, path) for path in paths]
+        wait_until(lambda: loads and waiting_for(live, "org/a") == len(paths), "all to wait")
+        assert get(live.port, "/v1/models").status == 200
+        assert not any(answer.done() for answer in answers)
+        may_load.set()
+        assert [answer.result().status for answer in answers] == [200] * len(paths)
+    assert loads == ["org/a"]
 
 
 def test_a_model_that_is_not_here_is_a_404_and_nothing_is_fetched(
