@@ -57,10 +57,15 @@ def probe_ours(model: str) -> tuple[str, Embed]:
 
     info = prepare(stand_alone=True)
     from basemlx.engine.engine import Engine
+    from basemlx.engine.openblas import usable_cores
 
     engine = Engine()
     engine.load("minilm", folder=Path(model))
-    return f"mlx {info.mlx_version}, BLAS {info.blas}", lambda texts: engine.embed("minilm", texts).vectors
+    threads = f"{usable_cores()} threads (a part of the batch each)"
+    return (
+        f"mlx {info.mlx_version}, BLAS {info.blas or 'bundled'}, {threads}",
+        lambda texts: engine.embed("minilm", texts).vectors,
+    )
 
 
 def probe_theirs(model: str) -> tuple[str, Embed]:
