@@ -109,11 +109,13 @@ class Engine:
         `name` is `tiny`, a short name, a Hugging Face `org/name` that is on this machine, or a local folder; `folder`
         gives the files of a name explicitly, `adapter` a folder with a LoRA adapter. It stays until another model needs
         its room (never, if `pinned`) or it was idle for `idle_ttl_s`. Raises ModelNotFound, ModelLoadFailed,
-        ModelCorrupt or OutOfMemory.
+        ModelCorrupt or OutOfMemory; InvalidRequest if it is in memory with other files or another adapter.
         """
         found = self._sources.named(name, folder)
         self._refuse_if_not_serving()
-        if found.name not in self._workers or adapter is not None:
+        if found.name in self._residence:
+            self._sources.check_same(found.name, folder, adapter)
+        else:
             self._sources.remember(found, adapter)
         request = self._request(
             found.name, progress=progress, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s

@@ -7,6 +7,7 @@ it may leave memory and come back. Imports no MLX, loads nothing.
 from dataclasses import dataclass
 from pathlib import Path
 
+from basemlx.engine.errors import InvalidRequest
 from basemlx.engine.models.catalogue import repository_of
 from basemlx.engine.models.discovery import Discovery, FoundModel, usable
 from basemlx.engine.models.names import find_model
@@ -42,6 +43,17 @@ class ModelSources:
             return FoundModel(name=name, folder=folder, source="folder")
         known = self._by_hand.get(name)
         return known.found if known is not None else find_model(name, self._discovery, allow_paths=True)
+
+    def check_same(self, name: str, folder: Path | None, adapter: Path | None) -> None:
+        """For a model in memory that is asked for again: raises InvalidRequest if that means other files."""
+        there = self.of(name)
+        if folder is not None and folder.resolve() != there.found.folder.resolve():
+            differs = "from another folder"
+        elif adapter is not None and (there.adapter is None or adapter.resolve() != there.adapter.resolve()):
+            differs = "with another adapter" if there.adapter is not None else "without that adapter"
+        else:
+            return
+        raise InvalidRequest(f"The model {name!r} is in memory {differs}. Unload it first.", param="model")
 
     def remember(self, found: FoundModel, adapter: Path | None) -> None:
         self._by_hand[found.name] = ModelSource(found, adapter)

@@ -12,7 +12,7 @@ import pytest
 from basemlx.engine import memory
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
-from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
+from basemlx.engine.errors import InvalidRequest, ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.adapter import check_adapter
 from basemlx.engine.models.estimate import estimate_memory
 from basemlx.engine.models.folder import check_folder
@@ -171,6 +171,23 @@ def test_an_adapter_changes_what_the_model_says_as_in_mlx_lm(
         ]
     assert found[0] != found[1]
     assert found == expected
+
+
+def test_a_loaded_model_is_not_taken_for_one_with_other_files(zoo: Zoo, tmp_path: Path) -> None:
+    folder = zoo("qwen3")
+    adapter = write_adapter(tmp_path / "adapter", folder)
+    with Engine(EngineConfig(warm_up=False)) as engine:
+        engine.load("model", folder=folder)
+        assert engine.load("model", folder=folder).name == engine.load("model").name
+        for options, words in (
+            ({"adapter": adapter}, "without that adapter"),
+            ({"folder": zoo("llama")}, "from another folder"),
+        ):
+            with pytest.raises(InvalidRequest, match=words):
+                engine.load("model", **options)
+        engine.unload("model")
+        engine.load("model", folder=folder, adapter=adapter)
+        assert engine.load("model", adapter=adapter).loaded
 
 
 def test_adapters_that_are_none_are_refused_by_name(zoo: Zoo, tmp_path: Path) -> None:
