@@ -123,8 +123,8 @@ class EngineThread:
                 self._wake.wait()
             if self._stopping:
                 return False
-            messages = list(self._inbox)
-            self._inbox.clear()
+            # At one stroke: a stream that the collector drops right here posts its abort on this thread, lock or not.
+            messages, self._inbox = self._inbox, deque()
         self._heartbeat_s, self._busy = self._clock(), True
         for message in messages:
             message()
