@@ -81,3 +81,18 @@ def test_every_make_target_of_the_documents_exists() -> None:
             re.findall(r"`make ([a-z-]+)", text)
         )
         assert named <= targets, document
+
+
+DOCUMENTS = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.suffixes == [".md"]]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_blocks_of_code_open_and_close_in_turn(path: Path) -> None:
+    is_open = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.lstrip().startswith("```"):
+            label = line.strip()[3:]
+            assert re.fullmatch(r"[a-z]*", label), line
+            assert not (is_open and label), line
+            is_open = not is_open
+    assert not is_open
