@@ -125,10 +125,9 @@ def _read_reasoning(fields: Fields) -> dict[str, Any]:
 
 
 def _read_template_kwargs(fields: Fields) -> dict[str, Any]:
-    given = fields.object("chat_template_kwargs")
-    if given is None:
+    values = fields.mapping("chat_template_kwargs")
+    if values is None:
         return {}
-    values: Mapping[str, Any] = fields.get("chat_template_kwargs")
     if len(values) > MAX_TEMPLATE_KWARGS:
         raise InvalidRequest(
             f"chat_template_kwargs must have at most {MAX_TEMPLATE_KWARGS} entries.",

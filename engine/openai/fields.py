@@ -23,6 +23,7 @@ class Fields:
         self._values = values
         self._path = path
         self._read: set[str] = set()
+        self._objects: dict[str, Fields] = {}
 
     def path_of(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -33,10 +34,12 @@ class Fields:
         return self._values.get(name)
 
     def ignored(self) -> tuple[str, ...]:
-        """Paths of fields that have a value and were never read. Names unfit for a header are left out."""
+        """Paths of fields that have a value and were never read, those in objects that were read as such included.
+        Names unfit for a header are left out."""
         names = [name for name, value in self._values.items() if value is not None and name not in self._read]
         showable = [name for name in names if _SHOWABLE.fullmatch(str(name))]
-        return tuple(self.path_of(name) for name in showable[:MAX_IGNORED_NAMES])
+        inside = [path for given in self._objects.values() for path in given.ignored()]
+        return (*(self.path_of(name) for name in showable[:MAX_IGNORED_NAMES]), *inside)
 
     def boolean(self, name: str, default: bool = False) -> bool:
         value = self.get(name)
@@ -87,12 +90,20 @@ class Fields:
         return list(value)
 
     def object(self, name: str) -> "Fields | None":
+        """The same Fields each time, so that what one reader has read is known to the others."""
+        value = self.mapping(name)
+        if value is None:
+            return None
+        return self._objects.setdefault(name, Fields(value, self.path_of(name)))
+
+    def mapping(self, name: str) -> Mapping[str, Any] | None:
+        """An object whose names are the caller's own."""
         value = self.get(name)
         if value is None:
             return None
         if not isinstance(value, Mapping):
             raise self._wrong(name, "an object", value)
-        return Fields(value, self.path_of(name))
+        return value
 
     def _wrong(self, name: str, wanted: str, value: Any) -> InvalidRequest:
         return wrong_type(self.path_of(name), wanted, value)
@@ -102,7 +113,7 @@ def checked_integer(value: Any, path: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_type(path, "a whole number", value)
     if not low <= value <= high:
-        raise _out_of_range(path, low, high)
+        raise _out_of_range(path, value, low, high)
     return value
 
 
@@ -116,7 +127,7 @@ def checked_number(value: Any, path: str, low: float, high: float) -> float:
     if not math.isfinite(number):
         raise InvalidRequest(f"{path} must be a finite number.", param=path)
     if not low <= number <= high:
-        raise _out_of_range(path, low, high)
+        raise _out_of_range(path, number, low, high)
     return number
 
 
@@ -143,9 +154,10 @@ def wrong_type(path: str, wanted: str, value: Any) -> InvalidRequest:
     return InvalidRequest(f"{path} must be {wanted}, not {_kind(value)}.", param=path)
 
 
-def _out_of_range(path: str, low: float, high: float) -> InvalidRequest:
-    if high in (math.inf, _HUGE):
-        return InvalidRequest(f"{path} must be at least {low}.", param=path)
+def _out_of_range(path: str, value: float, low: float, high: float) -> InvalidRequest:
+    if high in (math.inf, _HUGE) or low in (-math.inf, -_HUGE):
+        words = f"be at least {low}" if low > -_HUGE and value < low else "not be so large a number"
+        return InvalidRequest(f"{path} must {words}.", param=path)
     return InvalidRequest(f"{path} must be between {low} and {high}.", param=path)
 
 

@@ -189,9 +189,9 @@ def _read_token_ids(fields: Fields, name: str, max_items: int) -> tuple[int, ...
 
 
 def _read_logit_bias(fields: Fields) -> dict[int, float]:
-    if fields.object("logit_bias") is None:
+    entries = fields.mapping("logit_bias")
+    if entries is None:
         return {}
-    entries = fields.get("logit_bias")
     if len(entries) > MAX_LOGIT_BIAS_ENTRIES:
         raise InvalidRequest(
             f"logit_bias must have at most {MAX_LOGIT_BIAS_ENTRIES} entries.", param="logit_bias"
@@ -212,6 +212,7 @@ def _read_include_usage(fields: Fields, stream: bool) -> bool:
         return False
     if not stream:
         raise InvalidRequest("stream_options is only allowed when stream is true.", param="stream_options")
+    options.get("include_obfuscation")  # chunks here are as long as what they say
     return options.boolean("include_usage")
 
 

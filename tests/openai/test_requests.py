@@ -103,6 +103,30 @@ def test_meaningless_parameters_pass_and_unknown_ones_are_named() -> None:
     assert chat(messages=[message, message]).options.ignored == ("messages.mood",)
 
 
+def test_unknown_fields_inside_objects_are_named_and_names_that_are_the_callers_own_are_not() -> None:
+    request = chat(
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False, "colour": 1},
+        response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"x": 1}, "mood": 1}},
+        reasoning={"effort": "low", "max_tokens": 5, "exclude": True},
+        logit_bias={"5": 1},
+        chat_template_kwargs={"flavour": 1},
+    )
+    assert request.options.ignored == (
+        "stream_options.colour",
+        "response_format.json_schema.mood",
+        "reasoning.exclude",
+    )
+
+
+def test_a_number_of_any_size_is_told_which_way_it_is_wrong() -> None:
+    for value, words in ((10**40, "not be so large"), (0, "at least 1"), (-(10**40), "at least 1")):
+        with pytest.raises(InvalidRequest, match=words):
+            chat(max_tokens=value)
+    with pytest.raises(InvalidRequest, match="so large"):
+        chat(n=-(10**40))
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_what_cannot_be_had_is_refused_by_name(name: str) -> None:
     value: Any = [{"type": "json_object"}]
