@@ -18,6 +18,8 @@ from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
 from basemlx.engine.grammar.structure_json import json_node
 from basemlx.engine.grammar.structure_plan import write_structure
 
+_LOOSE = re.compile('"(pattern|patternProperties|format)"')
+"""What a plan can do without."""
 _CONTROL = re.compile(r"<\[(\d+)\]>")
 
 
@@ -73,7 +75,7 @@ def _plan(schema: str, loosely: bool) -> SchemaPlan:
         try:
             _try(plan.lark)
         except UnsupportedSchema:
-            if loosely:
+            if loosely or not _LOOSE.search(schema):
                 raise
             return _plan(schema, True)
     return plan
@@ -88,7 +90,7 @@ def _structure(task: dict[str, Any], loosely: bool) -> dict[str, Any]:
         try:
             _try(trial, len(controls))
         except UnsupportedSchema:
-            if loosely:
+            if loosely or not _LOOSE.search(json.dumps(task["node"])):
                 raise
             return _structure(task, True)
     remaining = [
