@@ -148,6 +148,9 @@ class ModelWorker:
         self._runner.settle()
         for request in self.scheduler.requests:
             self._fail(request, error, keep=False)
+        for lease in self._leases.values():  # of a step that failed before it had opened their rows
+            lease.release()
+        self._leases.clear()
 
     def recover(self, error: BaseMLXError) -> bool:
         """After a failed step: every request ends with `error`, caches are dropped, and one token is tried.

@@ -346,6 +346,33 @@ def test_a_failed_forward_fails_its_requests_and_the_engine_goes_on(breakable: A
     engine.check_integrity()
 
 
+def test_rows_that_cannot_be_opened_leave_no_lease_of_the_prefixes_they_were_to_start_from(
+    breakable: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, _ = breakable
+    prompt = make_prompt(1, 20)
+    take(engine.submit(make_request(MODEL, prompt)))
+    rows, may_go_on, broken = engine._workers[MODEL]._rows, threading.Event(), [True]
+    open_row = rows.open
+
+    def open_or_fail(*args: Any) -> None:
+        if broken and broken.pop():
+            raise RuntimeError("planted")
+        open_row(*args)
+
+    monkeypatch.setattr(rows, "open", open_or_fail)
+    engine._thread.post(lambda: may_go_on.wait(30))  # so that one step admits all three
+    streams = [engine.submit(make_request(MODEL, prompt)) for _ in range(3)]
+    may_go_on.set()
+    for stream in streams:
+        with pytest.raises(GenerationFailed):
+            take(stream)
+    engine.check_integrity()
+    assert engine.stats().prefix_cache_bytes == 0
+    assert tokens_of(take(engine.submit(make_request(MODEL, prompt))))
+    engine.check_integrity()
+
+
 def test_an_engine_that_does_not_recover_says_so_to_everyone(breakable: Any) -> None:
     engine, model = breakable
     stream = engine.submit(make_request(MODEL, make_prompt(1, 20), max_tokens=400))
