@@ -39,6 +39,7 @@ class Engines:
         self.controls = self.vocabulary.controls
         self._xgrammar = XGrammarBackend(self.vocabulary)
         self._llguidance = LLGuidanceBackend(self.vocabulary)
+        self._last: tuple[Node, tuple[CompiledGrammar, CompiledGrammar]] | None = None
 
     def xgrammar(self, node: Node) -> CompiledGrammar:
         return self._xgrammar.compile_structural_tag(structural_tag(node, self.controls))
@@ -47,7 +48,10 @@ class Engines:
         return self._llguidance.compile_lark(lark(node, self.controls))
 
     def both(self, node: Node) -> tuple[CompiledGrammar, CompiledGrammar]:
-        return self.xgrammar(node), self.llguidance(node)
+        """Compiled once for all that is asked of one node in a row."""
+        if self._last is None or self._last[0] is not node:
+            self._last = node, (self.xgrammar(node), self.llguidance(node))
+        return self._last[1]
 
     def ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
