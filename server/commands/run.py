@@ -1,5 +1,6 @@
 """`basemlx run`: one answer or a conversation, by an engine in this process, streamed as it is made."""
 
+import logging
 import sys
 import time
 from contextlib import suppress
@@ -44,6 +45,8 @@ def run(prompt: str | None, options: RunOptions) -> int:
     from basemlx.engine.runtime import prepare
 
     prepare(stand_alone=True)
+    # A terminal is no log: what ends the command is said in one line, and tracebacks of a model's faults are not part.
+    logging.getLogger("basemlx").setLevel(logging.ERROR)
     from basemlx.engine.config import EngineConfig
     from basemlx.engine.engine import Engine
     from basemlx.engine.openai.service import OpenAIService

@@ -1,13 +1,16 @@
 """`basemlx run` on a pipe and on a terminal: where text goes, what Ctrl-C does, what is said about it."""
 
+import json
 import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -54,6 +57,19 @@ def test_an_unknown_model_ends_with_1_and_says_what_there_is() -> None:
     assert (status, out) == (1, "")
     assert "tyni" in err
     assert "tiny" in err
+
+
+def test_weights_that_do_not_fit_end_with_one_line(zoo: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(zoo("qwen3"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"intermediate_size": config["intermediate_size"] + 32})
+    )
+    status, out, err = basemlx("run", "--model", str(folder), "hi")
+    assert (status, out) == (1, "")
+    assert err.startswith("basemlx: The weights do not fit config.json")
+    assert err.count("\n") == 1
 
 
 def test_a_reader_who_leaves_ends_it_without_a_traceback() -> None:
