@@ -240,7 +240,7 @@ def _refusal(failure: RenderFailed) -> InvalidRequest:
         return InvalidRequest(
             f"The model's chat template refuses these messages: {failure}", param="messages"
         )
-    return InvalidRequest(f"The model's chat template failed: {failure}.", param="messages")
+    return InvalidRequest(f"The model's chat template failed: {str(failure).rstrip('.')}.", param="messages")
 
 
 def _read_sources(folder: Path) -> dict[str, str]:
