@@ -1,11 +1,12 @@
 """What grammars cost: compiling and filling masks, ours beside raw xgrammar and llguidance, in one run.
 
-    python bench/grammar.py [--tokenizer FILE] [--sample N] [--skip-xgrammar]
+    python bench/grammar.py [--tokenizer FILE] [--sample N] [--skip-xgrammar] [--decode [FOLDER]] [--rounds N]
 
 Schemas: the functions of the Berkeley Function Calling Leaderboard and the official JSON Schema test suite. Compiling
 ours means all of it: limits, the worker process and back, and the engine. Masks are filled along real tokens of
-ground-truth arguments and of the suite's valid instances. Times are of one thread; the first schema's includes
-starting the worker.
+ground-truth arguments and of the suite's valid instances, the first visit of each place counted. Times are of one
+thread; the first schema's includes starting the worker. `--decode` measures instead what a grammar costs while a model
+decodes (`grammar_decode`).
 """
 
 import argparse
@@ -38,7 +39,16 @@ def main() -> int:
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; Qwen3's where it is, else our own")
     parser.add_argument("--sample", type=int, default=300, help="schemas of each set, for speed")
     parser.add_argument("--skip-xgrammar", action="store_true", help="it takes most of the time")
+    parser.add_argument(
+        "--decode", type=Path, nargs="?", const=TINY.parent, help="a model's folder; the built-in one's"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="of --decode")
     options = parser.parse_args()
+    if options.decode is not None:
+        from grammar_decode import decode
+
+        decode(options.decode, options.rounds)
+        return 0
     tokenizer = options.tokenizer or (QWEN if QWEN.exists() else TINY)
     sets = {"bfcl": list(bfcl()) if BFCL.is_dir() else [], "suite": list(suite()) if SUITE.is_dir() else []}
     if not any(sets.values()):

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 
 from basemlx.engine.errors import UnsupportedSchema
+from basemlx.engine.grammar.search import without
 from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Seq, Text, Until
 from basemlx.engine.grammar.structure_xgrammar import controls_pattern
 
@@ -111,10 +112,14 @@ class _Writer:
 
 def _free(excluding: tuple[str, ...], not_starting: str = "") -> str:
     """Any text that does not hold these."""
-    without = [f"~/(?s:.*){_literal(text)}(?s:.*)/" for text in excluding]
+    plain = without(excluding)
+    if plain is not None:
+        conditions = [f"/{plain}/"]
+    else:
+        conditions = [_ANY, *(f"~/(?s:.*){_literal(text)}(?s:.*)/" for text in excluding)]
     if not_starting:
-        without.append(f"~/[{''.join(map(_literal, not_starting))}](?s:.*)/")
-    return f"({' & '.join([_ANY, *without])})" if without else _ANY
+        conditions.append(f"~/[{''.join(map(_literal, not_starting))}](?s:.*)/")
+    return f"({' & '.join(conditions)})" if len(conditions) > 1 else conditions[0]
 
 
 def _literal(text: str) -> str:
