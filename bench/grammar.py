@@ -22,14 +22,19 @@ from typing import Any
 import numpy as np
 from conformance import QWEN, QWEN_LOGITS, SUITE, TINY, in_order
 
+from basemlx.engine.chat.formats import format_named
+from basemlx.engine.chat.tools import Call, Tool
+from basemlx.engine.chat.turn import Ask, ToolChoice, turn_structure
 from basemlx.engine.errors import BaseMLXError
 from basemlx.engine.grammar import GrammarCompiler
 from basemlx.engine.grammar.backend import CompiledGrammar
+from basemlx.engine.grammar.vocabulary import Vocabulary
 
 BFCL = SUITE.parents[2] / "bfcl"
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
 
-Case = tuple[Any, list[Any]]  # schema, valid instances
+Case = tuple[Any, list[Any]]  # schema, valid instances; or a turn's structure, and texts
+PROSE = "I will look that up, one moment.\n\nIt is <b>not</b> hard if 3 < 4: see [1] and {2}.\n```html\n<p>Hello</p>\n```\n"
 
 
 def main() -> int:
@@ -66,34 +71,67 @@ def main() -> int:
         print(f"{'fill us p50':>13}{'p99':>9}{'max':>9}{'masks':>9}")
         for engine, compile_schema in engines(compiler, options.skip_xgrammar).items():
             for name, cases in sets.items():
-                measure(f"{engine} {name}", cases, compile_schema, compiler)
+                measure(f"{engine} {name}", cases, compile_schema, compiler, spelled)
+        measure("ours turns", list(turns(sets["bfcl"])), compile_turn, compiler, as_the_model_has_it)
         killers(compiler)
     return 0
 
 
-def engines(compiler: GrammarCompiler, skip_xgrammar: bool) -> dict[str, Callable[[Any], CompiledGrammar]]:
+def engines(
+    compiler: GrammarCompiler, skip_xgrammar: bool
+) -> dict[str, Callable[[Any, GrammarCompiler], CompiledGrammar]]:
     from llguidance import LLMatcher
 
     from basemlx.engine.grammar.xgrammar_backend import XGrammarBackend
 
-    def ours(schema: Any) -> CompiledGrammar:
+    def ours(schema: Any, compiler: GrammarCompiler) -> CompiledGrammar:
         grammar = compiler.compile_json_schema(schema).grammar
         assert grammar is not None
         return grammar
 
-    found: dict[str, Callable[[Any], CompiledGrammar]] = {
+    found: dict[str, Callable[[Any, GrammarCompiler], CompiledGrammar]] = {
         "ours": ours,
-        "llguidance": lambda schema: compiler.backend.compile_lark(
+        "llguidance": lambda schema, compiler: compiler.backend.compile_lark(
             LLMatcher.grammar_from_json_schema(schema)
         ),
     }
     if not skip_xgrammar:
-        found["xgrammar"] = XGrammarBackend(compiler.vocabulary).compile_unchecked
+        xgrammar = XGrammarBackend(compiler.vocabulary)
+        found["xgrammar"] = lambda schema, _: xgrammar.compile_unchecked(schema)
     return found
 
 
+def compile_turn(node: Any, compiler: GrammarCompiler) -> CompiledGrammar:
+    grammar = compiler.compile_structure(node).grammar
+    assert grammar is not None
+    return grammar
+
+
+def spelled(instance: Any, schema: Any, vocabulary: Vocabulary) -> list[int]:
+    return vocabulary.spell(json.dumps(in_order(instance, schema), ensure_ascii=False))
+
+
+def as_the_model_has_it(text: str, _node: Any, vocabulary: Vocabulary) -> list[int]:
+    """With its control tokens."""
+    return vocabulary.encode(text)
+
+
+def turns(cases: list[Case]) -> Iterable[Case]:
+    """A chat turn with one tool and `tool_choice` auto: prose, and then a call of the tool."""
+    form = format_named("hermes")
+    for schema, instances in cases:
+        for instance in instances[:1]:
+            tool = Tool("look_up", schema)
+            node = turn_structure(Ask((tool,), ToolChoice("auto")), form)
+            yield node, [PROSE + form.render((Call("look_up", in_order(instance, schema)),))]
+
+
 def measure(
-    name: str, cases: list[Case], compile_schema: Callable[[Any], CompiledGrammar], compiler: GrammarCompiler
+    name: str,
+    cases: list[Case],
+    compile_one: Callable[[Any, GrammarCompiler], CompiledGrammar],
+    compiler: GrammarCompiler,
+    token_ids: Callable[[Any, Any, Vocabulary], list[int]],
 ) -> None:
     compiles: list[float] = []
     fills: list[float] = []
@@ -102,16 +140,15 @@ def measure(
     for schema, instances in cases:
         started = time.perf_counter()
         try:
-            grammar = compile_schema(schema)
+            grammar = compile_one(schema, compiler)
         except (BaseMLXError, ValueError, AssertionError):
             refused += 1
             continue
         finally:
             compiles.append(1e3 * (time.perf_counter() - started))
         for instance in instances[:2]:
-            text = json.dumps(in_order(instance, schema), ensure_ascii=False)
             try:
-                tokens = compiler.vocabulary.spell(text)
+                tokens = token_ids(instance, schema, compiler.vocabulary)
                 matcher = grammar.matcher()
                 for token_id in tokens:
                     started = time.perf_counter()
