@@ -34,7 +34,10 @@ BFCL = SUITE.parents[2] / "bfcl"
 _TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": None}
 
 Case = tuple[Any, list[Any]]  # schema, valid instances; or a turn's structure, and texts
-PROSE = "I will look that up, one moment.\n\nIt is <b>not</b> hard if 3 < 4: see [1] and {2}.\n```html\n<p>Hello</p>\n```\n"
+PROSE = (
+    "I will look that up, one moment.\n\nIt is <b>not</b> hard if 3 < 4: see [1] and {2}.\n"
+    "```html\n<p>Hello</p>\n```\n"
+)
 
 
 def main() -> int:
