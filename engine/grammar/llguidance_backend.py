@@ -29,14 +29,12 @@ LIMITS: dict[str, Any] = {
 }
 _SLICES = [
     r"[\x20\x0A\x0D\x09]+",
-    r' [^"\\\x00-\x1F\x7F\u2028\u2029<\[]{1,10}',
-    r'[^"\\\x00-\x1F\x7F\u2028\u2029<\[]{1,10}',
-    r'[^"\\\x00-\x1F\x7F\u2028\u2029<\[]{1,30}',
+    r'[^"\\\x00-\x1F\x7F\u2028\u2029<>\[\]]{1,10}',
+    r'[^"\\\x00-\x1F\x7F\u2028\u2029<>\[\]]{1,30}',
     r'[^"\\\x00-\x1F\x7F]+',
 ]
 """Parts of the vocabulary that a lexeme may allow as a whole: llguidance's own for JSON, without what a pattern's dot
-does not match and what markup begins with. Those with a space first are a part of their own: after the beginning of
-something that must not come, they still fit."""
+does not match and what markup begins and ends with."""
 _TERMINAL = re.compile(r"[A-Z][A-Z0-9_]*: ")
 _MAX_TRIED = 40
 _TRIED_STEPS = 5

@@ -12,9 +12,15 @@ _MAX_STATES = 200
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_ ,:;<>=!@%'`~&")
 
 
-def without(excluded: Iterable[str]) -> str | None:
-    """Texts that hold none of `excluded`, none of which is empty. None where there are too many letters in these."""
+def without(excluded: Iterable[str], *, to_its_end: bool = False) -> str | None:
+    """Texts that hold none of `excluded`, none of which is empty. None where there are too many letters in these.
+
+    `to_its_end`: the lexeme ends with the text. Where an excluded text has begun, no repetition of harmless pieces goes
+    on at once; but without its last letter it is never completed, so texts without that may as well stand at the end.
+    """
     texts = set(excluded)
+    lasts = {text[-1] for text in texts}
+    tail = "[^>\\x{5D}]*" if to_its_end and lasts and lasts <= set(">]") else ""
     states = {text[:length] for text in texts for length in range(len(text))} | {""}
     if len(states) > _MAX_STATES:
         return None
@@ -34,7 +40,7 @@ def without(excluded: Iterable[str]) -> str | None:
         edges = found.pop(state)
         loop = edges.loop(state)
         if not state:
-            return loop + edges.end()
+            return loop + edges.end() + tail
         for others in found.values():
             into = others.take(state)
             if into is not None:

@@ -55,7 +55,7 @@ class _Writer:
                 self.rules.append(rules)
                 return start
             case Text(excluding=excluding, not_starting=not_starting):
-                return self._terminal(_free(excluding, not_starting))
+                return self._terminal(_free(excluding, not_starting, to_its_end=True))
             case Until():
                 return self._until(node)
             case Regex(pattern=pattern):
@@ -81,7 +81,7 @@ class _Writer:
     def _until(self, node: Until) -> str:
         pieces = self._split(node.end)
         at = next((index for index, (_, is_token) in enumerate(pieces) if is_token), None)
-        text = _free(node.excluded)
+        text = _free(node.excluded, to_its_end=at == 0)
         if at is None:
             if node.max_tokens is not None:
                 raise UnsupportedSchema("Reasoning cannot be bounded: no token of this model ends it.")
@@ -110,9 +110,9 @@ class _Writer:
         return self._terminals[expression]
 
 
-def _free(excluding: tuple[str, ...], not_starting: str = "") -> str:
+def _free(excluding: tuple[str, ...], not_starting: str = "", *, to_its_end: bool) -> str:
     """Any text that does not hold these."""
-    plain = without(excluding)
+    plain = without(excluding, to_its_end=to_its_end)
     if plain is not None:
         conditions = [f"/{plain}/"]
     else:

@@ -19,18 +19,17 @@ def test_every_short_text_is_told_apart(excluded: tuple[str, ...]) -> None:
             assert bool(expression.fullmatch(text)) == (not any(part in text for part in excluded)), text
 
 
-def test_so_are_texts_with_beginnings_of_markup() -> None:
-    excluded = ("<tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "<｜tool▁calls▁begin｜>", "\n</a>\n")
-    expression = re.compile(
-        re.sub(r"\\x\{(\w+)\}", lambda found: rf"\U{found[1]:0>8}", without(excluded) or "")
-    )
+MARKUP = ("<tool_call>", "<think>", "</think>", "[TOOL_CALLS]", "<｜tool▁calls▁begin｜>")
+
+
+@pytest.mark.parametrize("excluded", [MARKUP, ("<a>b>", "<<>>", "[x]"), (*MARKUP, "\n</a>\n")])
+@pytest.mark.parametrize("to_its_end", [True, False])
+def test_so_are_texts_with_beginnings_of_markup(excluded: tuple[str, ...], to_its_end: bool) -> None:
+    written = without(excluded, to_its_end=to_its_end) or ""
+    expression = re.compile(re.sub(r"\\x\{(\w+)\}", lambda found: rf"\U{found[1]:0>8}", written))
     random_ = random.Random(3)
-    pieces = [part[:length] for part in excluded for length in range(1, len(part) + 1)] + [
-        "x",
-        "\n",
-        " ",
-        "<",
-    ]
+    pieces = [part[:length] for part in excluded for length in range(1, len(part) + 1)]
+    pieces += ["x", "\n", " ", "<", ">"]
     seen = set()
     for _ in range(3000):
         text = "".join(random_.choices(pieces, k=random_.randrange(6)))
