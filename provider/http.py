@@ -11,17 +11,17 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
 
+from basemlx.engine.core.channel import Channel, ChannelStream
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, InvalidRequest, RequestAborted
 from basemlx.provider.backend import Body, Chunk, Response
 from basemlx.provider.body import encode_body, streamed
-from basemlx.provider.channel import Channel
 from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
 from basemlx.provider.io_thread import io_thread
 from basemlx.provider.sse import EventParser
@@ -146,7 +146,7 @@ class HttpBackend:
                 for data in parser.push(piece):
                     if data.startswith(b"[DONE]"):
                         return
-                    incoming.chunks.put(_chunk_of(data))
+                    incoming.chunks.push(_chunk_of(data))
         raise ServerUnreachable("The server's answer broke off before its end.")
 
     @asynccontextmanager
@@ -230,7 +230,7 @@ class _Incoming:
         self.chunks: Channel[Chunk] = Channel()
 
     def begin(self, headers: httpx.Headers) -> None:
-        self.head.put(headers)
+        self.head.push(headers)
         self.head.end()
 
     def end(self, error: BaseException) -> None:
@@ -238,10 +238,11 @@ class _Incoming:
         self.chunks.end(error)
 
 
-class HttpStream(Iterator[Chunk], AsyncIterator[Chunk]):
+class HttpStream(ChannelStream[Chunk]):
     """A stream of a server. See ChunkStream."""
 
-    def __init__(self, incoming: _Incoming, cancel: Any) -> None:
+    def __init__(self, incoming: _Incoming, cancel: Callable[[], object]) -> None:
+        super().__init__(incoming.chunks)
         self.request_id = ""
         self.ignored: tuple[str, ...] = ()
         self._incoming = incoming
@@ -256,6 +257,7 @@ class HttpStream(Iterator[Chunk], AsyncIterator[Chunk]):
             raise
 
     async def astarted(self) -> Self:
+        """`started` for an event loop."""
         try:
             return self._begun(await self._incoming.head.atake())
         except BaseException:
@@ -270,50 +272,8 @@ class HttpStream(Iterator[Chunk], AsyncIterator[Chunk]):
         return self
 
     def abort(self) -> None:
-        """Gives the request up. Safe at any time, from any thread, more than once."""
         if not self._incoming.chunks.ended:
             self._cancel()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Chunk:
-        try:
-            chunk = self._incoming.chunks.take()
-        except BaseException:
-            self.abort()
-            raise
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Chunk:
-        try:
-            chunk = await self._incoming.chunks.atake()
-        except BaseException:  # cancellation too
-            self.abort()
-            raise
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.abort()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self.abort()
-
-    def __del__(self) -> None:
-        self.abort()
 
 
 def _chunk_of(data: bytes) -> Chunk:

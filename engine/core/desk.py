@@ -116,7 +116,7 @@ class GenerationDesk:
         with self._changed:
             entries = list(self._open.values())
         for entry in entries:
-            entry.mailbox.end(Usage(len(entry.request.prompt_token_ids)), NO_TIMINGS, error)
+            entry.mailbox.finish(Usage(len(entry.request.prompt_token_ids)), NO_TIMINGS, error)
             self._count_out(entry.request.request_id)
 
     def ended(self, request_id: str) -> None:
@@ -184,7 +184,7 @@ class GenerationDesk:
                 logger.debug("a request failed id=%s", request.request_id, exc_info=error)
                 failure = GenerationFailed("The request failed before its first step. The log says more.")
             self._count_out(request.request_id)
-            mailbox.end(Usage(), NO_TIMINGS, failure)
+            mailbox.finish(Usage(), NO_TIMINGS, failure)
 
     def on_finished(self, finished: FinishedRequest) -> None:
         """What a worker tells of a request that has ended."""

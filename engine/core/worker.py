@@ -342,7 +342,7 @@ class ModelWorker:
         finished = FinishedRequest(request.request_id, self.loaded.info.name, usage, timings, reasons)
         log_finished(finished)
         self._on_finished(finished)
-        request.mailbox.end(usage, timings, error)
+        request.mailbox.finish(usage, timings, error)
 
     # prefixes
 
