@@ -9,7 +9,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,9 @@ from basemlx.engine.models.config import read_json_object
 
 MAX_TEMPLATE_BYTES = 1 << 20
 MAX_RUNAWAYS = 3
-"""After so many in a row a template is not tried again: it would take a renderer's time from other models."""
+RUNAWAY_REST_S = 60.0
+"""After so many in a row a template is left alone for so long: it would take a renderer's time from other models. Not
+for ever: it may have been one caller's conversation that was too much for it."""
 
 LOCK_LIMIT_S = 10.0
 
@@ -57,6 +59,7 @@ class ChatTemplate:
         *,
         tool_source: str | None = None,
         vocabulary: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for text in (source, tool_source or ""):
             if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE_BYTES:
@@ -66,7 +69,9 @@ class ChatTemplate:
         self._sources = {False: source.encode(), True: (tool_source or source).encode()}
         self._special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
+        self._clock = clock
         self._num_runaways = 0
+        self._rests_until_s = 0.0
         self._traits: Traits | None = None
         self._call_traits: Traits | None = None
 
@@ -134,8 +139,10 @@ class ChatTemplate:
             self._lock.release()
 
     def _run(self, messages: Sequence[Message], traits: Traits, options: Mapping[str, Any]) -> str:
-        if self._num_runaways >= MAX_RUNAWAYS:
-            raise RenderFailed(f"it had to be stopped {MAX_RUNAWAYS} times in a row and is not tried again")
+        if self._num_runaways >= MAX_RUNAWAYS and self._clock() < self._rests_until_s:
+            raise RenderFailed(
+                f"it had to be stopped {self._num_runaways} times in a row and is not tried again for a while"
+            )
         tools = options["tools"]
         variables = {**self._special_tokens, "documents": None, **options}
         variables["messages"] = adapted(messages, traits, self._calls_as_text)
@@ -148,6 +155,7 @@ class ChatTemplate:
             prompt = pool.render(self._sources[tools is not None], variables)
         except RenderFailed as failure:
             self._num_runaways = self._num_runaways + 1 if failure.ran_away else 0
+            self._rests_until_s = self._clock() + RUNAWAY_REST_S
             raise
         except (TypeError, ValueError):
             raise InvalidRequest(

@@ -266,7 +266,7 @@ def _render(request: ChatRequest, loaded: Loaded, conduct: Conduct) -> tuple[str
             f"The model {loaded.info.name!r} has no chat template, so it cannot chat; /v1/completions works.",
             param="model",
         )
-    _check_length([message["content"] or "" for message in request.messages], loaded, "messages")
+    _check_length([_text_in(message) for message in request.messages], loaded, "messages")
     prompt = loaded.template.render(
         request.messages,
         tools=request.tool_use.offered,
@@ -281,6 +281,13 @@ def _render(request: ChatRequest, loaded: Loaded, conduct: Conduct) -> tuple[str
     _check_length([prompt], loaded, "messages")
     continued = request.messages[-1]["content"] if request.continue_final_message else ""
     return prompt, reasoning_state(prompt, conduct.read_style, continued=continued)
+
+
+def _text_in(message: Mapping[str, Any]) -> str:
+    """What a template surely puts into the prompt; of reasoning, many do not."""
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    calls = [text for function in functions for text in (function["name"], function["arguments"])]
+    return "\n".join([message["content"] or "", *calls])
 
 
 def _encode_prompt(prompt: Prompt, options: RequestOptions, loaded: Loaded, path: str) -> tuple[int, ...]:

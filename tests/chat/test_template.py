@@ -172,6 +172,10 @@ def test_a_runaway_template_is_stopped_while_others_go_on(
 ) -> None:
     monkeypatch.setattr(renderers, "TIME_LIMIT_S", 0.5)
     renderers.pool.close()  # what its processes computed for other tests does not count here
+    started = [renderers.pool._take() for _ in range(2)]  # what starting one takes does not count either
+    for renderer in started:
+        renderer.render(b"", {})
+        renderers.pool._give_back(renderer)
     healthy = template_of(CHAT_TEMPLATE)
     healthy.render([USER])
 
@@ -184,15 +188,15 @@ def test_a_runaway_template_is_stopped_while_others_go_on(
     runaway = threading.Thread(target=run_away)
     started_s, computed_s = time.perf_counter(), children_s()
     runaway.start()
-    slowest_s = 0.0
+    num_renders = 0
     while runaway.is_alive():
-        before_s = time.perf_counter()
         healthy.render([USER])
-        slowest_s = max(slowest_s, time.perf_counter() - before_s)
+        num_renders += 1
         time.sleep(0.01)
     assert was_refused.is_set()
     assert children_s() - computed_s < 3.0
-    assert slowest_s < max(0.75, time.perf_counter() - started_s)
+    # One that had to wait for the runaway would be the only one; some are stopped at once.
+    assert num_renders > 2 or time.perf_counter() - started_s < renderers.TIME_LIMIT_S
 
 
 def test_a_template_that_always_runs_away_is_stopped_within_two_seconds_and_then_given_up() -> None:
@@ -207,6 +211,27 @@ def test_a_template_that_always_runs_away_is_stopped_within_two_seconds_and_then
     assert min(took_s[:3]) > 1.0
     assert max(took_s) < 2.0
     assert took_s[-1] < 0.1
+
+
+def test_a_template_that_ran_away_on_some_conversations_is_tried_again_after_a_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(renderers, "TIME_LIMIT_S", 0.1)
+    now_s = 100.0
+    loops = "{% for i in range(99999) %}" * 2 + "{% endfor %}" * 2
+    source = "{% if messages[0].content == 'long' %}" + loops + "{% endif %}fine"
+    template = ChatTemplate(source, clock=lambda: now_s)
+    template.render([USER])
+    for _ in range(3):
+        with pytest.raises(InvalidRequest, match="longer than"):
+            template.render([{"role": "user", "content": "long"}])
+    with pytest.raises(InvalidRequest, match="not tried again"):
+        template.render([USER])
+    now_s += 61
+    assert template.render([USER]) == "fine"
+    with pytest.raises(InvalidRequest, match="longer than"):  # once does not count any more
+        template.render([{"role": "user", "content": "long"}])
+    assert template.render([USER]) == "fine"
 
 
 def test_a_prompt_many_times_its_input_is_refused() -> None:

@@ -199,8 +199,18 @@ def test_a_prompt_that_does_not_fit_is_refused_by_the_field_to_change(
 def test_ten_megabytes_of_prompt_are_refused_within_a_second(play: Play, played_model: PlayedModel) -> None:
     _, service = play("x", replace(played_model, context_tokens=32_768))
     text = "What is the weather in Tokyo? " * 350_000
+    user = {"role": "user", "content": text}
+    calls = [
+        {"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Tokyo"}'}}
+    ] * 128
     for submit, body in (
-        (service.chat, chat_body(messages=[{"role": "user", "content": text}])),
+        (service.chat, chat_body(messages=[user])),
+        (
+            service.chat,
+            chat_body(
+                messages=[user | {"content": "Hi"}, *[{"role": "assistant", "tool_calls": calls}] * 900]
+            ),
+        ),
         (service.completion, completion_body(prompt=text)),
     ):
         started_s = time.perf_counter()
