@@ -15,12 +15,10 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field
 
-from basemlx.engine.environment import Environment
 from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_message, to_openai
-from basemlx.provider.backend import Backend
-from basemlx.provider.connect import connect
+from basemlx.integrations.langchain.place import EnginePlace
 
 Schema = dict[str, Any] | type
 
@@ -38,17 +36,12 @@ _SENT = (
 )
 
 
-class ChatBaseMLX(BaseChatModel):
-    """`base_url` (or BASEMLX_API_BASE) is a server's address; without one the engine runs here.
-
-    None leaves a field out of the request, so that the model's own default holds. `model_kwargs` are further fields of
-    the request (`min_p`, `top_k`, `chat_template_kwargs`, …). `backend` is one to use instead, for an engine with
-    settings of one's own.
+class ChatBaseMLX(EnginePlace, BaseChatModel):
+    """None leaves a field out of the request, so that the model's own default holds. `model_kwargs` are further fields
+    of the request (`min_p`, `top_k`, `chat_template_kwargs`, …). EnginePlace says where the model runs.
     """
 
     model: str
-    base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
-    api_key: SecretStr | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -58,9 +51,7 @@ class ChatBaseMLX(BaseChatModel):
     top_logprobs: int | None = None
     n: int | None = None
     reasoning_effort: str | None = None
-    timeout: float | None = None
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
-    backend: Any = Field(default=None, exclude=True, repr=False)
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
 
@@ -226,13 +217,6 @@ class ChatBaseMLX(BaseChatModel):
         return count
 
     # requests
-
-    def _backend(self) -> Backend:
-        if self.backend is not None:
-            given: Backend = self.backend
-            return given
-        key = None if self.api_key is None else self.api_key.get_secret_value()
-        return connect(self.base_url, api_key=key)
 
     def _settings(self) -> dict[str, Any]:
         return {name: value for name in _SENT if (value := getattr(self, name)) is not None}

@@ -4,28 +4,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import ConfigDict
 
-from basemlx.engine.environment import Environment
-from basemlx.provider.backend import Backend
-from basemlx.provider.connect import connect
+from basemlx.integrations.langchain.place import EnginePlace
 
 MAX_INPUTS = 512
 """In one request."""
 
 
-class BaseMLXEmbeddings(BaseModel, Embeddings):
-    """`base_url` and `backend` as for ChatBaseMLX. `query_prompt_name` and `document_prompt_name` are prompts of the
-    model (as in its sentence-transformers files) that are put before what is embedded."""
+class BaseMLXEmbeddings(EnginePlace, Embeddings):
+    """`query_prompt_name` and `document_prompt_name` are prompts of the model (as in its sentence-transformers files)
+    that are put before what is embedded. EnginePlace says where the model runs."""
 
     model: str
-    base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
-    api_key: SecretStr | None = None
     dimensions: int | None = None
     query_prompt_name: str | None = None
     document_prompt_name: str | None = None
-    timeout: float | None = None
-    backend: Any = Field(default=None, exclude=True, repr=False)
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
@@ -52,13 +46,6 @@ class BaseMLXEmbeddings(BaseModel, Embeddings):
         given = {name: value for name, value in settings.items() if value is not None}
         for start in range(0, len(texts), MAX_INPUTS):
             yield {"model": self.model, "input": list(texts[start : start + MAX_INPUTS]), **given}
-
-    def _backend(self) -> Backend:
-        if self.backend is not None:
-            given: Backend = self.backend
-            return given
-        key = None if self.api_key is None else self.api_key.get_secret_value()
-        return connect(self.base_url, api_key=key)
 
 
 def _vectors(response: dict[str, Any]) -> list[list[float]]:

@@ -27,7 +27,7 @@ def chat(request: pytest.FixtureRequest) -> ChatBaseMLX:
         "model_kwargs": {"ignore_eos": True},
     }
     if request.param == "local":
-        return ChatBaseMLX(backend=request.getfixturevalue("shared_local"), **common)
+        return ChatBaseMLX(backend=request.getfixturevalue("local"), **common)
     return ChatBaseMLX(base_url=request.getfixturevalue("api_base"), **common)
 
 
@@ -85,11 +85,39 @@ async def test_leaving_a_stream_frees_its_row(chat: ChatBaseMLX, noise: Noise) -
 
 
 @pytest.mark.filterwarnings("ignore:The function `load` is in beta")
-def test_a_model_can_be_dumped_and_loaded(shared_local: LocalBackend) -> None:
-    model = ChatBaseMLX(model="tiny", temperature=0.5, backend=shared_local)
+def test_a_model_can_be_dumped_and_loaded(local: LocalBackend) -> None:
+    model = ChatBaseMLX(model="tiny", temperature=0.5, backend=local)
     loaded = load(dumpd(model), valid_namespaces=["basemlx"], allowed_objects=[ChatBaseMLX])
     assert isinstance(loaded, ChatBaseMLX)
     assert (loaded.model, loaded.temperature, loaded.backend) == ("tiny", 0.5, None)
+
+
+async def test_reasoning_comes_whole_and_streamed(chat: ChatBaseMLX) -> None:
+    thinking = chat.bind(
+        model="tiny",
+        chat_template_kwargs={"enable_thinking": True},
+        max_tokens=80,
+        ignore_eos=False,
+        temperature=0,
+    )
+    whole = thinking.invoke("What is 2 + 3?")
+    chunks = [chunk async for chunk in thinking.astream("What is 2 + 3?")]
+    reasoning = "".join(chunk.additional_kwargs.get("reasoning_content", "") for chunk in chunks)
+    assert reasoning == whole.additional_kwargs["reasoning_content"] != ""
+    assert "".join(str(chunk.content) for chunk in chunks) == whole.content != ""
+    assert whole.usage_metadata["output_token_details"]["reasoning"] > 0
+
+
+async def test_embeddings_are_the_same_in_both_transports(
+    local: LocalBackend, api_base: str, vectors: str
+) -> None:
+    here = BaseMLXEmbeddings(model=vectors, backend=local)
+    there = BaseMLXEmbeddings(model=vectors, base_url=api_base)
+    texts = ["a fox", "the weather in tokyo"]
+    expected = here.embed_documents(texts)
+    assert expected == there.embed_documents(texts) == await there.aembed_documents(texts)
+    assert expected[0] == pytest.approx(there.embed_query("a fox"), abs=1e-6)
+    assert len(BaseMLXEmbeddings(model=vectors, base_url=api_base, dimensions=8).embed_query("a fox")) == 8
 
 
 # messages
@@ -128,9 +156,9 @@ def test_a_call_that_was_cut_off_is_an_invalid_one() -> None:
     assert message.invalid_tool_calls[0]["args"] == '{"a": '
 
 
-def test_embeddings_of_a_model_that_has_none_say_so(shared_local: LocalBackend, api_base: str) -> None:
+def test_embeddings_of_a_model_that_has_none_say_so(local: LocalBackend, api_base: str) -> None:
     for embeddings in (
-        BaseMLXEmbeddings(model=NOISE, backend=shared_local),
+        BaseMLXEmbeddings(model=NOISE, backend=local),
         BaseMLXEmbeddings(model=NOISE, base_url=api_base),
     ):
         with pytest.raises(InvalidRequest):

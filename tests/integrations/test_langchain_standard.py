@@ -1,4 +1,6 @@
-"""LangChain's own suites (langchain-tests) for ChatBaseMLX on the built-in model, in both transports."""
+"""LangChain's own suites (langchain-tests) in both transports: for ChatBaseMLX on the built-in model, for
+BaseMLXEmbeddings on a small random encoder, since a model that chats is refused embeddings (docs/embeddings.md).
+"""
 
 from typing import Any
 
@@ -6,12 +8,28 @@ import pytest
 
 pytest.importorskip("langchain_tests", reason="the extra integrations is not installed")
 
-from langchain_tests.integration_tests import ChatModelIntegrationTests
-from langchain_tests.unit_tests import ChatModelUnitTests
+from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
-from basemlx.integrations.langchain import ChatBaseMLX
+from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX
+from tests.transports import VECTORS
 
 MODEL = "tiny"
+ADDRESS = "http://127.0.0.1:11435/v1"
+
+
+class _Placed:
+    """`where` are the arguments by which a class finds its engine: here, or by a server's address."""
+
+    is_local = True
+    where: dict[str, Any] = {}  # noqa: RUF012 - set once the fixtures are there
+
+    @pytest.fixture(autouse=True)
+    def _place(self, request: pytest.FixtureRequest) -> None:
+        if self.is_local:
+            type(self).where = {"backend": request.getfixturevalue("local")}
+        else:
+            type(self).where = {"base_url": request.getfixturevalue("api_base")}
 
 
 @pytest.mark.benchmark(max_time=0.05, min_rounds=1, calibration_precision=1)
@@ -26,8 +44,7 @@ class TestChatBaseMLXUnit(ChatModelUnitTests):
 
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        address = "http://127.0.0.1:11435/v1"
-        return {"BASEMLX_API_BASE": address}, {"model": MODEL}, {"base_url": address}
+        return {"BASEMLX_API_BASE": ADDRESS}, {"model": MODEL}, {"base_url": ADDRESS}
 
     @pytest.mark.xfail(
         reason="it loads with allowed_objects='all', by which LangChain means a list of its own partners; "
@@ -37,15 +54,8 @@ class TestChatBaseMLXUnit(ChatModelUnitTests):
         super().test_serdes(model, snapshot)
 
 
-class _Standard(ChatModelIntegrationTests):
+class _Chat(_Placed, ChatModelIntegrationTests):
     """Greedy, so that what passes once passes always; short, as nobody reads the answers."""
-
-    @pytest.fixture(autouse=True)
-    def _transport(self, request: pytest.FixtureRequest) -> None:
-        type(self).backend = request.getfixturevalue(self.fixture)
-
-    fixture = ""
-    backend: Any = None
 
     @property
     def chat_model_class(self) -> type[ChatBaseMLX]:
@@ -53,7 +63,7 @@ class _Standard(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": MODEL, "backend": type(self).backend, "temperature": 0, "max_tokens": 64}
+        return {"model": MODEL, "temperature": 0, "max_tokens": 64, **type(self).where}
 
     @property
     def model_override_value(self) -> str:
@@ -85,13 +95,46 @@ class _Standard(ChatModelIntegrationTests):
         return self.chat_model_class(**self.chat_model_params).invoke("Hi")
 
 
-class TestLocal(_Standard):
-    fixture = "shared_local"
+class TestLocal(_Chat):
+    pass
 
 
 @pytest.mark.slow
-class TestHttp(_Standard):
-    fixture = "shared_http"
+class TestHttp(_Chat):
+    is_local = False
 
 
-del _Standard
+class TestBaseMLXEmbeddingsUnit(EmbeddingsUnitTests):
+    @property
+    def embeddings_class(self) -> type[BaseMLXEmbeddings]:
+        return BaseMLXEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": VECTORS}
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        return {"BASEMLX_API_BASE": ADDRESS}, {"model": VECTORS}, {"base_url": ADDRESS}
+
+
+@pytest.mark.usefixtures("vectors")
+class _Embeddings(_Placed, EmbeddingsIntegrationTests):
+    @property
+    def embeddings_class(self) -> type[BaseMLXEmbeddings]:
+        return BaseMLXEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": VECTORS, **type(self).where}
+
+
+class TestEmbeddingsLocal(_Embeddings):
+    pass
+
+
+class TestEmbeddingsHttp(_Embeddings):
+    is_local = False
+
+
+del _Chat, _Embeddings

@@ -64,6 +64,21 @@ CHATS: dict[str, dict[str, Any]] = {
         "reasoning_effort": "low",
         "seed": 6,
     },
+    "reasoning": BUILT_IN
+    | {
+        "messages": [{"role": "user", "content": "What is 2 + 3?"}],
+        "chat_template_kwargs": {"enable_thinking": True},
+        "temperature": 0,
+        "max_tokens": 80,
+    },
+    "reasoning, then a tool": {
+        **BUILT_IN,
+        "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "reasoning_effort": "low",
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "temperature": 0,
+    },
     "tool messages": {
         "messages": [
             {"role": "user", "content": "Weather?"},
@@ -110,6 +125,27 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "no messages": {"messages": []},
     "audio": {"audio": {"voice": "x"}},
     "deadline": {"max_tokens": 1500, "timeout": 0.05},
+}
+
+# name -> what is asked of the encoder
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "a text": {"input": "a fox"},
+    "texts": {"input": ["a fox", "the weather in tokyo", "a fox"]},
+    "token ids": {"input": [[5, 6], [7]]},
+    "dimensions": {"input": ["a fox"], "dimensions": 8},
+    "base64": {"input": ["a fox"], "encoding_format": "base64"},
+}
+EMBEDDING_REFUSALS: dict[str, dict[str, Any]] = {
+    "a model that chats": {"model": "noise", "input": "x"},
+    "unknown model": {"model": "nobody/nothing", "input": "x"},
+    "nothing": {"input": []},
+    "empty": {"input": ["a fox", ""]},
+    "no input": {},
+    "too long": {"input": ["a fox", "fox " * 500]},
+    "token ids": {"input": [[10**9]]},
+    "dimensions": {"input": "x", "dimensions": 33},
+    "format": {"input": "x", "encoding_format": "hex"},
+    "deadline": {"input": ["fox " * 40] * 2000, "timeout": 0.001},
 }
 
 

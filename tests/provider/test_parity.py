@@ -6,7 +6,15 @@ import pytest
 
 from basemlx.engine.errors import BaseMLXError, ModelNotFound
 from basemlx.provider.backend import Backend, Chunk
-from tests.provider.parity import CHATS, REFUSALS, body_of, error_facts, without_identity
+from tests.provider.parity import (
+    CHATS,
+    EMBEDDING_REFUSALS,
+    EMBEDDINGS,
+    REFUSALS,
+    body_of,
+    error_facts,
+    without_identity,
+)
 from tests.serving import Noise, chat_body, occupied
 
 Both = tuple[Backend, Backend]
@@ -26,7 +34,13 @@ async def all_ways(backend: Backend, body: dict[str, Any]) -> list[Any]:
     )
 
 
-@pytest.mark.parametrize("name", CHATS)
+RARER = ("tools required", "json object", "reasoning, then a tool", "tools none")
+"""Of whose kind another case is run always; these with -m slow."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RARER else name for name in CHATS]
+)
 async def test_every_answer_is_the_same_in_both_transports(both: Both, name: str) -> None:
     local, http = both
     here = await all_ways(local, body_of(name))
@@ -35,8 +49,14 @@ async def test_every_answer_is_the_same_in_both_transports(both: Both, name: str
     whole, awhole, streamed, astreamed = here
     assert (whole, streamed) == (awhole, astreamed)
     assert whole["usage"] == streamed[-1]["usage"]
-    if name in ("tools required", "tools named"):
-        assert whole["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+    message = whole["choices"][0]["message"]
+    if name in ("tools required", "tools named", "reasoning, then a tool"):
+        assert message["tool_calls"][0]["function"]["name"] == "get_weather"
+    if name in ("reasoning", "reasoning, then a tool"):
+        assert message["reasoning_content"]
+        assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
+        deltas = [chunk["choices"][0]["delta"] for chunk in streamed if chunk["choices"]]
+        assert sum("reasoning_content" in delta for delta in deltas) > 1
 
 
 def test_text_completions_are_the_same(both: Both) -> None:
@@ -119,13 +139,28 @@ def test_an_unknown_model_has_no_tokens(backend: Backend) -> None:
         backend.tokenize({"model": "nobody/nothing", "prompt": "x"})
 
 
-async def test_a_model_that_does_not_embed_says_so_in_both(both: Both) -> None:
+@pytest.mark.parametrize("name", EMBEDDINGS)
+async def test_every_embedding_is_the_same_in_both_transports(both: Both, name: str, vectors: str) -> None:
+    body = {"model": vectors} | EMBEDDINGS[name]
+    answers = []
+    for backend in both:
+        answers += [backend.embeddings(body), await backend.aembeddings(body)]
+    assert answers == answers[:1] * 4
+    assert [entry["index"] for entry in answers[0]["data"]] == list(range(len(answers[0]["data"])))
+    assert answers[0]["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize("name", EMBEDDING_REFUSALS)
+async def test_every_refusal_to_embed_is_the_same_in_both_transports(
+    both: Both, name: str, vectors: str
+) -> None:
+    body = {"model": vectors} | EMBEDDING_REFUSALS[name]
     facts = []
     for backend in both:
         with pytest.raises(BaseMLXError) as info:
-            backend.embeddings({"model": "noise", "input": "x"})
+            backend.embeddings(body)
         with pytest.raises(BaseMLXError) as ainfo:
-            await backend.aembeddings({"model": "noise", "input": "x"})
+            await backend.aembeddings(body)
         facts += [error_facts(info.value), error_facts(ainfo.value)]
     assert facts == facts[:1] * 4
 

@@ -1,0 +1,26 @@
+"""Where the engine is: what the classes here have in common."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr
+
+from basemlx.engine.environment import Environment
+from basemlx.provider.backend import Backend
+from basemlx.provider.connect import connect
+
+
+class EnginePlace(BaseModel):
+    """`base_url` (or BASEMLX_API_BASE) is a server's address; without one the engine runs here. `backend` is one to use
+    instead, for an engine with settings of one's own. `timeout` is in seconds, for one request."""
+
+    base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
+    api_key: SecretStr | None = None
+    timeout: float | None = None
+    backend: Any = Field(default=None, exclude=True, repr=False)
+
+    def _backend(self) -> Backend:
+        if self.backend is not None:
+            given: Backend = self.backend
+            return given
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return connect(self.base_url, api_key=key)
