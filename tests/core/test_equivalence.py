@@ -6,6 +6,7 @@ here have no such ties on these prompts, so equality is exact.
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,13 +48,14 @@ def test_tokens_equal_mlx_lms_alone_and_in_a_batch_of_eight(
     for prompt, count in zip(prompts, counts, strict=True):
         alone.append(tokens_of(take(engine.submit(make_request(kind, prompt, max_tokens=count)))))
     assert alone == expected
-    # Different prompts at the end of a common one, so that nothing comes from the prefix cache alone; rows join while
-    # others run and leave at their own lengths.
+    # Salted, so that prompts are computed again, beside rows that run; rows leave at their own lengths.
     streams = []
     for prompt, count in zip(prompts, counts, strict=True):
-        streams.append(engine.submit(make_request(kind, prompt, max_tokens=count)))
+        request = make_request(kind, prompt, max_tokens=count)
+        streams.append(engine.submit(replace(request, cache_salt="together")))
         next(streams[0]) if len(streams) % 3 == 0 and not streams[0].ended else None
     together = [tokens_of(take(stream)) for stream in streams]
+    assert [stream.usage.cached_tokens for stream in streams] == [0] * len(streams)
     assert together[1:] == expected[1:]
     assert expected[0][-len(together[0]) :] == together[0]
 
