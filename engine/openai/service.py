@@ -63,8 +63,9 @@ class EngineLike(EmbeddingEngine, Protocol):
 
 
 class OpenAIService:
-    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
-    `on_checked` is told of each answer that was validated after generation whether it was valid.
+    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set,
+    `max_choices` the largest `n` that the engine takes; `on_checked` is told of each answer that was validated after
+    generation whether it was valid.
 
     Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
     that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
@@ -76,23 +77,25 @@ class OpenAIService:
         engine: EngineLike,
         *,
         max_timeout_s: float | None = None,
+        max_choices: int | None = None,
         on_checked: Callable[[bool], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._max_timeout_s = max_timeout_s
+        self._max_choices = max_choices
         self._on_checked = on_checked
         self._clock = clock
         self._conducts = Conducts()
 
     def read_chat(self, body: Mapping[str, Any]) -> ChatRequest:
         request = chat_request(body)
-        self._check_timeout(request.options.timeout_s)
+        self._check_limits(request.options)
         return request
 
     def read_completion(self, body: Mapping[str, Any]) -> CompletionRequest:
         request = completion_request(body)
-        self._check_timeout(request.options.timeout_s)
+        self._check_limits(request.options)
         return request
 
     def read_embeddings(self, body: Mapping[str, Any]) -> EmbeddingsRequest:
@@ -243,6 +246,11 @@ class OpenAIService:
         return self._engine.submit(
             replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}")
         )
+
+    def _check_limits(self, options: RequestOptions) -> None:
+        self._check_timeout(options.timeout_s)
+        if self._max_choices is not None and options.sampling.n > self._max_choices:
+            raise InvalidRequest(f"n must be at most {self._max_choices} here.", param="n")
 
     def _check_timeout(self, timeout_s: float | None) -> None:
         """A request may set itself a shorter deadline than the server's, not a longer one."""

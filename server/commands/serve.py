@@ -58,7 +58,10 @@ def serve(
             print(f"basemlx ready on {url} ({kind} {', '.join(names)}, {took_s:.1f} s)", flush=True)
 
         service = OpenAIService(
-            engine, max_timeout_s=config.request_timeout_s, on_checked=metrics.observe_checked
+            engine,
+            max_timeout_s=config.request_timeout_s,
+            max_choices=config.max_num_sequences,
+            on_checked=metrics.observe_checked,
         )
         app = create_app(
             service,

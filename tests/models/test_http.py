@@ -12,6 +12,7 @@ from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
 from basemlx.engine.models import residence as residence_module
 from basemlx.engine.models.discovery import Discovery, ModelPlaces
+from basemlx.engine.openai.service import OpenAIService
 from tests.embeddings.zoo import write_encoder
 from tests.model_zoo import write_model
 from tests.serving import LiveServer, Noise, chat_body, exchange, get, post, wait_until
@@ -26,8 +27,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     write_encoder(folder / "encoder")
     discovery = Discovery(ModelPlaces(None, folder / "no-cache", folders=(folder.parent,)))
     config = EngineConfig(max_num_sequences=4, kv_budget_bytes=4 * MIB, prefix_cache_bytes=MIB)
-    with Engine(config, discovery=discovery) as engine, LiveServer(Noise(engine)) as live:
-        yield live
+    with Engine(config, discovery=discovery) as engine:
+        service = OpenAIService(engine, max_choices=config.max_num_sequences)
+        with LiveServer(Noise(engine), service=service) as live:
+            yield live
 
 
 @pytest.fixture
@@ -65,6 +68,7 @@ def in_memory(live: LiveServer) -> list[str]:
         ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools[0].name"),
         ("/v1/chat/completions", {"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ("/v1/chat/completions", {"model": "org/encoder"}, "model"),
+        ("/v1/chat/completions", {"n": 5}, "n"),
         ("/v1/completions", {"top_p": -1}, "top_p"),
         ("/v1/completions", {"prompt": []}, "prompt"),
         ("/v1/embeddings", {"encoding_format": "hex"}, "encoding_format"),
