@@ -12,6 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import idna
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
@@ -22,6 +23,10 @@ from basemlx.engine.grammar.patterns import UnsupportedPattern, parse_pattern
 from basemlx.engine.grammar.recogniser import contains
 
 _MAX_MESSAGE = 200
+_NAMED = re.compile(r"\(\?<(?=[A-Za-z_$])")
+_REFERENCE = re.compile(r"\\k<(\w+)>")
+_PYTHON_ONLY = re.compile(r"\(\?(?:[P#]|[aiLmsux]+\))|(?<!\\)(?:\\\\)*\\[aAzZ]")
+"""What is no ECMAScript: its named groups, comments, inline flags for the whole, other names for bell and both ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +82,28 @@ def _pattern(
 def _format(_v: Any, name: str, instance: object, _schema: Mapping[str, Any]) -> Iterator[ValidationError]:
     if isinstance(instance, str) and name in FORMATS and not contains(format_language(name), instance):
         yield ValidationError(f"the text is no {name}")
-    if isinstance(instance, str) and name == "regex":
+    if isinstance(instance, str) and name == "regex" and not _is_regex(instance):
+        yield ValidationError("the text is no regular expression")
+    if isinstance(instance, str) and name == "idn-hostname":
         try:
-            parse_pattern(instance)
-        except UnsupportedPattern:
-            try:
-                re.compile(instance)
-            except re.error:
-                yield ValidationError("the text is no regular expression")
+            idna.encode(instance)
+            if instance.endswith(tuple(".。．｡")):
+                raise idna.IDNAError("it ends with a dot")
+        except idna.IDNAError as error:
+            yield ValidationError(f"the text is no host name: {error}")
+
+
+def _is_regex(text: str) -> bool:
+    """Of ECMAScript, as far as `parse_pattern` and Python's `re` know between them."""
+    try:
+        parse_pattern(text)
+    except UnsupportedPattern:
+        try:
+            re.compile(_NAMED.sub(r"(?P<", _REFERENCE.sub(r"(?P=\1)", text)))
+        except re.error:
+            return False
+        return not _PYTHON_ONLY.search(text)
+    return True
 
 
 def _multiple_of(_v: Any, step: Any, instance: Any, _schema: Mapping[str, Any]) -> Iterator[ValidationError]:
