@@ -10,12 +10,16 @@ from basemlx.engine.text.detokenizer import Detokenizer
 from basemlx.engine.text.stop import StopMatcher
 from basemlx.engine.types import FinishReason, OutputDelta, SamplingParams, TokenLogprob
 
+INCOMPLETE = "\ufffd"
+"""What a detokeniser makes of a character's bytes where the others never came."""
+
 
 class ChoiceOutput:
     """Turns one sampled token after another into OutputDeltas of choice `index`.
 
     An end token or a stop token id is no part of the text nor of a delta's `token_ids`, though it was generated and is
-    counted. A stop string is cut out of the text; text before it is delivered.
+    counted. A stop string is cut out of the text; text before it is delivered. A text that the limit cuts off within a
+    character ends before it, so that it is the beginning of what it would have become.
     """
 
     def __init__(
@@ -60,7 +64,10 @@ class ChoiceOutput:
         text: str = "",
     ) -> OutputDelta:
         """The last delta: what detokeniser and stop matcher still hold back comes out, a stop string in it counts."""
-        rest, hit = self._matched(self._detokenizer.finish())
+        rest = self._detokenizer.finish()
+        if reason == "length":
+            rest = rest.rstrip(INCOMPLETE)
+        rest, hit = self._matched(rest)
         text += rest
         if hit is not None:
             reason, stop_reason = "stop", hit

