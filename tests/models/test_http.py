@@ -42,7 +42,9 @@ def live(server: LiveServer) -> Iterator[LiveServer]:
 
 
 def ask(live: LiveServer, path: str, **fields: Any) -> Any:
-    body = chat_body(model="org/a") if path.endswith("chat/completions") else {"model": "org/a"}
+    body = (
+        chat_body(model="org/a") if path.endswith("chat/completions") else {"model": "org/a", "max_tokens": 4}
+    )
     if path in ("/v1/completions", "/tokenize"):
         body["prompt"] = "Hi"
     if path == "/v1/embeddings":
