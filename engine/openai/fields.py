@@ -96,8 +96,8 @@ class Fields:
             return None
         return self._objects.setdefault(name, Fields(value, self.path_of(name)))
 
-    def mapping(self, name: str) -> Mapping[str, Any] | None:
-        """An object whose names are the caller's own."""
+    def mapping(self, name: str) -> Mapping[Any, Any] | None:
+        """An object whose names are the caller's own; from Python they may be other than texts."""
         value = self.get(name)
         if value is None:
             return None
