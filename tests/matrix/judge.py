@@ -180,9 +180,10 @@ def _usage_problems(body: Mapping[str, Any], response: Mapping[str, Any]) -> Ite
 
 
 def wrong_with_document(text: str, schema: Any, *, check: bool = True) -> Iterator[str]:
-    """`check` False: it only has to be JSON."""
+    """`check` False: it only has to be JSON. A name that the schema leaves open may be there twice, as RFC 8259 has it:
+    no grammar remembers which were there, and readers take the last."""
     try:
-        value = read_json(text)
+        value = read_json(text, once=not _leaves_names_open(schema))
     except ValueError as error:
         yield f"no JSON ({error}): {text!r}"
         return
@@ -192,9 +193,21 @@ def wrong_with_document(text: str, schema: Any, *, check: bool = True) -> Iterat
             yield f"{error.message[:200]} in {text!r}"
 
 
-def read_json(text: str) -> Any:
-    """As RFC 8259 has it, names once. Raises ValueError."""
-    return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+def _leaves_names_open(schema: Any) -> bool:
+    """Whether some object may have properties that it does not name."""
+    if isinstance(schema, list):
+        return any(map(_leaves_names_open, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    is_object = schema.get("type") == "object" or "properties" in schema
+    is_open = is_object and schema.get("additionalProperties") is not False
+    return is_open or any(map(_leaves_names_open, schema.values()))
+
+
+def read_json(text: str, *, once: bool = False) -> Any:
+    """As RFC 8259 has it; `once`: no name twice in an object. Raises ValueError."""
+    hook = _once if once else None
+    return json.loads(text, object_pairs_hook=hook, parse_constant=_no_constant)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
