@@ -4,14 +4,15 @@
 # EXTRAS=cuda13,dev   other extras than cpu,dev (Linux) or dev (macOS)
 
 BIN := .venv/bin
+AGENTS := .venv-agents/bin
 export PYTHON EXTRAS
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-slow check bench upgrade clean
+.PHONY: help setup demo test test-slow test-agents check bench upgrade clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Makes .venv and installs basemlx into it, if that is not so already
 	@sh scripts/setup.sh
@@ -24,6 +25,17 @@ test: check ## All checks and tests, slow ones aside
 
 test-slow: setup ## The tests that take long: packaging in full, soak, evaluation
 	$(BIN)/pytest -m slow
+
+test-agents: setup .venv-agents/installed ## Agent stacks and the LiteLLM proxy; some in .venv-agents (1.2 GB)
+	$(AGENTS)/pytest tests/contract/test_agents_pinned.py tests/contract/test_litellm_proxy.py tests/provider/test_litellm.py
+	$(BIN)/pytest -m "slow or not slow" tests/contract/test_agents.py
+
+.venv-agents/installed: pyproject.toml tests/contract/constraints.txt
+	@echo "installing basemlx[cpu,dev,agents] into .venv-agents"
+	@test -x $(AGENTS)/python || $(BIN)/python -m venv .venv-agents
+	@$(AGENTS)/python -m pip install --quiet --quiet --disable-pip-version-check --no-input \
+		--constraint tests/contract/constraints.txt --editable ".[cpu,dev,agents]"
+	@touch $@
 
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -38,5 +50,5 @@ upgrade: ## Newest versions of everything into a new .venv and constraints.txt; 
 	@sh scripts/upgrade.sh
 
 clean: ## Removes .venv, caches and build results
-	rm -rf .venv build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-agents build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
