@@ -28,7 +28,7 @@ from basemlx.engine.embeddings.loader import Input, LoadedEmbedder
 from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult
 from basemlx.engine.embeddings.worker import EmbeddingWorker
 from basemlx.engine.errors import EngineDead, GenerationFailed, ModelInUse, ModelNotFound, ShuttingDown
-from basemlx.engine.memory import default_max_memory_bytes, memory_use
+from basemlx.engine.memory import default_max_memory_bytes, give_back_freed, memory_use
 from basemlx.engine.models.discovery import Discovery
 from basemlx.engine.models.keeper import ModelKeeper, ModelLease, lease_of
 from basemlx.engine.models.loader import LoadedModel
@@ -64,7 +64,7 @@ class Engine:
         self._draining = False
         self._closed = False
         self._dead = False
-        self._thread = EngineThread(self._steps, self._step_failed, self._died, clock)
+        self._thread = EngineThread(self._steps, self._step_failed, self._died, clock, give_back_freed)
         post = self._thread.post
         self._desk = GenerationDesk(post, self.config, self._refuse_if_not_serving, observer, clock)
         max_open = self.config.max_num_sequences + self.config.max_waiting

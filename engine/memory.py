@@ -3,13 +3,14 @@
 Counts of MLX are of its own allocations (weights, KV rows, temporaries), not of the process: files that are mapped and
 Python's own memory are not in them. "Available" is an estimate of what could still be allocated without swapping:
 on Linux what the kernel says, lowered to a container's limit; on macOS what Metal recommends as a working set, less
-what MLX holds. Nothing here allocates, evaluates or frees, so any thread may call it.
+what MLX holds. Nothing here evaluates or frees what is in use, so any thread may call it.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from basemlx.engine.heap import trim_heap
 from basemlx.engine.runtime import mx, prepare
 
 _MIB = 2**20
@@ -82,6 +83,13 @@ def limit_free_list() -> int:
         limit_bytes = min(max(device_memory_bytes() // 16, limit_bytes), 2048 * _MIB)
     mx.set_cache_limit(limit_bytes)
     return limit_bytes
+
+
+def give_back_freed() -> None:
+    """What MLX and the C library keep for reuse goes back to the system. Takes milliseconds, and so do the next
+    allocations: for when there is nothing to do."""
+    mx.clear_cache()
+    trim_heap()
 
 
 def _ram_bytes() -> int:

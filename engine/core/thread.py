@@ -17,6 +17,9 @@ from basemlx.engine.errors import EngineDead
 
 logger = logging.getLogger("basemlx.engine")
 
+IDLE_AFTER_S = 1.0
+"""Without work for so long the engine counts as idle: longer than an agent takes between two of its calls mostly."""
+
 T = TypeVar("T")
 Message = Callable[[], None]
 
@@ -33,8 +36,8 @@ class Steps(Protocol):
 class EngineThread:
     """Runs until `stop`, or until `on_error` says that a failed step cannot be got over.
 
-    `on_error(worker, error)` is called on this thread and returns whether the engine may go on; `on_death` once, when
-    the thread ends for another reason than `stop`.
+    `on_error(worker, error)` is called on this thread and returns whether the engine may go on; `on_idle` each time
+    there has been nothing to do for IDLE_AFTER_S; `on_death` once, when the thread ends for another reason than `stop`.
     """
 
     def __init__(
@@ -43,15 +46,18 @@ class EngineThread:
         on_error: Callable[[Steps, Exception], bool],
         on_death: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._workers = workers
         self._on_error = on_error
         self._on_death = on_death
+        self._on_idle = on_idle
         self._clock = clock
         self._inbox: deque[Message] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._busy = False
+        self._was_idle = True  # and `on_idle` has been called
         self._heartbeat_s = clock()
         self._thread = threading.Thread(target=self._run, name="basemlx-engine", daemon=True)
 
@@ -118,13 +124,19 @@ class EngineThread:
     def _turn(self) -> bool:
         """Messages, then one step of each worker; False when the thread is to end."""
         with self._wake:
-            while not self._inbox and not self._stopping and not any(w.has_work for w in self._workers()):
+            while not (self._inbox or self._stopping or any(w.has_work for w in self._workers())):
                 self._busy = False
-                self._wake.wait()
+                if not self._wake.wait(None if self._was_idle else IDLE_AFTER_S):
+                    break
             if self._stopping:
                 return False
             # At one stroke: a stream that the collector drops right here posts its abort on this thread, lock or not.
             messages, self._inbox = self._inbox, deque()
+        if not messages and not any(w.has_work for w in self._workers()):
+            self._was_idle = True
+            self._on_idle()
+            return True
+        self._was_idle = False
         self._heartbeat_s, self._busy = self._clock(), True
         for message in messages:
             message()

@@ -25,9 +25,8 @@ from basemlx.engine.embeddings.loader import (
     prepare_embedder,
 )
 from basemlx.engine.errors import BaseMLXError, EngineDead, GenerationFailed
-from basemlx.engine.heap import trim_heap
 from basemlx.engine.kv.choose import choose_rows
-from basemlx.engine.memory import available_memory_bytes, memory_use
+from basemlx.engine.memory import available_memory_bytes, give_back_freed, memory_use
 from basemlx.engine.models.catalogue import aliases_of
 from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps, prepare_load
 from basemlx.engine.models.loading import LoadTask, Progress, Stage, read_ahead
@@ -234,8 +233,7 @@ def _clean_up() -> None:
     # Layers are made with random weights that nobody evaluates. The generator's state depends on them all, and the
     # graph behind it would grow by 50 kB with every load.
     mx.eval(mx.random.state)
-    mx.clear_cache()
-    trim_heap()
+    give_back_freed()
 
 
 def _wait_for(future: "Future[int]", thread: EngineThread) -> int:

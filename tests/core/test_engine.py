@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.core import thread as engine_thread
 from basemlx.engine.core.stream import GenerationStream
 from basemlx.engine.engine import Engine
 from basemlx.engine.errors import (
@@ -28,6 +29,7 @@ from basemlx.engine.errors import (
     RequestAborted,
     ShuttingDown,
 )
+from basemlx.engine.memory import memory_use
 from tests.core.conftest import make_prompt, make_request, take, text_of, tokens_of
 
 MODEL = "qwen3"
@@ -425,3 +427,15 @@ def test_closing_ends_open_streams_with_an_error(zoo: Callable[..., Path]) -> No
     with pytest.raises(ShuttingDown):
         take(stream)
     assert not engine.health().ok
+
+
+def test_an_idle_engine_gives_back_what_mlx_keeps_for_reuse(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_thread, "IDLE_AFTER_S", 0.05)
+    tokens = tokens_of(take(engine.submit(make_request(MODEL, make_prompt(60, 40), max_tokens=8))))
+    deadline_s = time.monotonic() + 10
+    while memory_use().cache_bytes and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert memory_use().cache_bytes == 0
+    assert tokens_of(take(engine.submit(make_request(MODEL, make_prompt(60, 40), max_tokens=8)))) == tokens
