@@ -117,7 +117,8 @@ class _Asked:
 
     def _wrong_with_content(self, content: str, *, has_calls: bool, is_cut: bool) -> Iterator[str]:
         if self.document is None:
-            if MARKUP.search(content):
+            # Where nothing was asked for nothing is held back: what a conversation wants quoted is quoted.
+            if self.schemas and MARKUP.search(content):
                 yield f"markup in content: {content!r}"
             if self.least and content:
                 yield f"content where a call is a must: {content!r}"

@@ -54,6 +54,7 @@ THINKS = {"chat_template_kwargs": {"enable_thinking": True}}
 
 RIGHT: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (asked(), answered("Hi")),
+    (asked(tools=None), answered("Hi </tool_call>")),
     (asked(), answered(None, [call()])),
     (asked(), answered("Let me see.", [call(), call("ping", "{}", "call_87654321")])),
     (asked(), answered("It is 4 < 5 and", end="length")),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ Say = Callable[[int, bool, int], str]
 """What is said at the n-th request, streamed or not, with so many tokens at most."""
 
 
-def tallied(say: Say, *, status: int = 200, max_tokens: int = 60) -> Tally:
+def tallied(say: Say, *, status: int = 200, max_tokens: int = 60, document: bool = False) -> Tally:
     """Of one request asked whole and streamed, alone."""
     asked = 0
 
@@ -28,7 +29,9 @@ def tallied(say: Say, *, status: int = 200, max_tokens: int = 60) -> Tally:
         end = "length" if body["max_tokens"] < 60 else "stop"
         return _streamed(text, end) if body.get("stream") else _whole(text, end)
 
-    body = {"messages": [], "n": 1, "max_tokens": max_tokens, "parallel_tool_calls": True}
+    body: dict[str, Any] = {"messages": [], "n": 1, "max_tokens": max_tokens, "parallel_tool_calls": True}
+    if document:
+        body["response_format"] = {"type": "json_object"}
     tally = Tally()
     with httpx.Client(base_url="http://test", transport=httpx.MockTransport(handle)) as client:
         Runner(client, tally, most_tokens=60).alone([Request(CELL, body)], 1)
@@ -99,9 +102,9 @@ def test_what_is_cut_off_has_to_be_the_beginning_of_what_it_would_have_become() 
 
 
 def test_an_answer_that_breaks_a_rule_and_one_that_does_not_come_are_failures() -> None:
-    tally = tallied(lambda number, stream, most: "<tool_call>" if stream else "Hello")
-    assert "markup" in tally.failures[0].problem
-    assert {cell.stream for cell in tally.failed} >= {True}
+    tally = tallied(lambda number, stream, most: "Hello", document=True)
+    assert ["no JSON" in failure.problem for failure in tally.failures] == [True, True]
+    assert {cell.stream for cell in tally.failed} == {False, True}
     tally = tallied(lambda number, stream, most: "", status=400)
     assert [failure.problem for failure in tally.failures] == ["Refused: 400: No."] * 2
     assert tally.num_samples == 0
