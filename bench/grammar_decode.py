@@ -60,13 +60,15 @@ def decode(folder: Path, rounds: int) -> None:
 def _measure(
     engine: Engine, prompt: tuple[int, ...], name: str, constraint: Constraint, rows: int, rounds: int
 ) -> None:
-    _seconds(engine, prompt, constraint, rows, 0)
-    free, held, tokens = [], [], TOKENS
+    _, tokens = _seconds(engine, prompt, constraint, rows, 0)
+    free: list[float] = []
+    held: list[float] = []
     for seed in range(1, rounds + 1):
-        seconds, tokens = _seconds(engine, prompt, constraint, rows, seed)
-        held.append(seconds / tokens)
-        seconds, num_free = _seconds(engine, prompt, None, rows, seed, max_tokens=tokens // rows)
-        free.append(seconds / num_free)
+        for is_free in (False, True) if seed % 2 else (True, False):  # whoever comes second may be better off
+            asked = (None, rows, seed, tokens // rows) if is_free else (constraint, rows, seed)
+            seconds, count = _seconds(engine, prompt, *asked)
+            (free if is_free else held).append(seconds / count)
+            tokens = tokens if is_free else count
     ratios = [with_grammar / without for with_grammar, without in zip(held, free, strict=True)]
     print(f"{name:16}{rows:5}{tokens:8}{1e3 * statistics.median(free):15.3f}", end="")
     print(f"{1e3 * statistics.median(held):9.3f}{100 * (statistics.median(ratios) - 1):+7.1f}%", flush=True)
