@@ -230,6 +230,7 @@ class PoolHistories(RuleBasedStateMachine):
         elif isinstance(action, Load):
             larger = 3 if outcome == "larger" else 0
             self.pool.loaded(action.name, SIZES[action.name] + larger, self.now_s)
+            self.pool.keep(action.name, idle_ttl_s=1.0)  # as the keeper does; a rule may change it
             self.hand_out(action.name)
 
     def hand_out(self, name: str) -> None:
