@@ -33,17 +33,17 @@ def test_the_cells_are_all_there_once() -> None:
 
 
 def test_some_cells_come_as_asked_alone_and_among_others(client: httpx.Client) -> None:
-    """Every tool_choice, the other options as they fall."""
+    """Five among each other and one alone, from all over the matrix."""
     tally = Tally()
-    runner = Runner(client, tally, most_tokens=48)
-    some = list(requests(101, toolboxes=(("ping", "math.add"), ("set_labels",)), max_tokens=(8, 48)))
+    runner = Runner(client, tally, most_tokens=32)
+    some = list(requests(101, toolboxes=(("ping", "math.add"), ("set_labels",)), max_tokens=(8, 32)))
     rng = random.Random(101)
-    runner.mixed([some[start + rng.randrange(32)] for start in range(0, 256, 32)], 101)
-    runner.alone([some[start + rng.randrange(128)] for start in range(0, 256, 128)], 101)
+    runner.mixed([some[start + rng.randrange(48)] for start in range(0, 224, 48)], 101)
+    runner.alone([rng.choice(some)], 101)
     assert not tally.failures, shown(tally)
     assert tally.near_ties <= tally.most_near_ties
-    assert tally.pairs == 10
-    assert tally.num_samples >= 24
+    assert tally.pairs == 6
+    assert tally.num_samples >= 12
 
 
 def test_what_cannot_be_had_is_refused_by_the_fields_name(client: httpx.Client) -> None:
