@@ -33,3 +33,8 @@ class EngineConfig:
     max_memory_bytes: int | None = None
     load_on_demand: bool = True
     idle_ttl_s: float | None = 3600.0
+
+    @property
+    def max_open(self) -> int:
+        """Choices that may be running and waiting together."""
+        return self.max_num_sequences + self.max_waiting

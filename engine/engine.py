@@ -67,8 +67,7 @@ class Engine:
         self._thread = EngineThread(self._steps, self._step_failed, self._died, clock, give_back_freed)
         post = self._thread.post
         self._desk = GenerationDesk(post, self.config, self._refuse_if_not_serving, observer, clock)
-        max_open = self.config.max_num_sequences + self.config.max_waiting
-        self._embeddings = EmbeddingDesk(post, max_open, clock)
+        self._embeddings = EmbeddingDesk(post, self.config.max_open, clock)
         self._sources = ModelSources(self.discovery)
         self._residence = Residence(
             self._sources,

@@ -78,7 +78,7 @@ class GenerationDesk:
         with self._changed:
             self._refuse()
             rows = request.sampling.n
-            if self._rows + rows > self._config.max_num_sequences + self._config.max_waiting:
+            if self._rows + rows > self._config.max_open:
                 raise QueueFull(
                     f"{len(self._open)} requests are running or waiting, as many as are allowed. Try again later.",
                     retry_after_s=self._retry_after_s(),

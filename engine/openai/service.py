@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from basemlx.engine.chat.reasoning import State, reasoning_state
 from basemlx.engine.chat.template import ChatTemplate
+from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.constraint import Constraint
 from basemlx.engine.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
 from basemlx.engine.openai.chat import ChatChunks
@@ -57,15 +58,17 @@ class Loaded(Protocol):
 class EngineLike(EmbeddingEngine, Protocol):
     """The engine, as far as it is used here."""
 
+    @property
+    def config(self) -> EngineConfig: ...
+
     def loaded(self, name: str) -> Loaded: ...
     def models(self) -> Sequence[ModelInfo]: ...
     def submit(self, request: GenerationRequest) -> DeltaStream: ...
 
 
 class OpenAIService:
-    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set,
-    `max_choices` the largest `n` that the engine takes; `on_checked` is told of each answer that was validated after
-    generation whether it was valid.
+    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
+    `on_checked` is told of each answer that was validated after generation whether it was valid.
 
     Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
     that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
@@ -77,13 +80,11 @@ class OpenAIService:
         engine: EngineLike,
         *,
         max_timeout_s: float | None = None,
-        max_choices: int | None = None,
         on_checked: Callable[[bool], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._max_timeout_s = max_timeout_s
-        self._max_choices = max_choices
         self._on_checked = on_checked
         self._clock = clock
         self._conducts = Conducts()
@@ -96,6 +97,13 @@ class OpenAIService:
     def read_completion(self, body: Mapping[str, Any]) -> CompletionRequest:
         request = completion_request(body)
         self._check_limits(request.options)
+        choices, most = len(request.prompts) * request.options.sampling.n, self._engine.config.max_open
+        if choices > most:  # waiting would not help
+            raise InvalidRequest(
+                f"prompt asks for {choices} choices (prompts times n), and at most {most} are taken at once. Send "
+                "several requests.",
+                param="prompt",
+            )
         return request
 
     def read_embeddings(self, body: Mapping[str, Any]) -> EmbeddingsRequest:
@@ -249,8 +257,8 @@ class OpenAIService:
 
     def _check_limits(self, options: RequestOptions) -> None:
         self._check_timeout(options.timeout_s)
-        if self._max_choices is not None and options.sampling.n > self._max_choices:
-            raise InvalidRequest(f"n must be at most {self._max_choices} here.", param="n")
+        if options.sampling.n > self._engine.config.max_num_sequences:
+            raise InvalidRequest(f"n must be at most {self._engine.config.max_num_sequences} here.", param="n")
 
     def _check_timeout(self, timeout_s: float | None) -> None:
         """A request may set itself a shorter deadline than the server's, not a longer one."""

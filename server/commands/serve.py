@@ -60,7 +60,6 @@ def serve(
         service = OpenAIService(
             engine,
             max_timeout_s=config.request_timeout_s,
-            max_choices=config.max_num_sequences,
             on_checked=metrics.observe_checked,
         )
         app = create_app(

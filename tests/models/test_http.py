@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     discovery = Discovery(ModelPlaces(None, folder / "no-cache", folders=(folder.parent,)))
     config = EngineConfig(max_num_sequences=4, kv_budget_bytes=4 * MIB, prefix_cache_bytes=MIB)
     with Engine(config, discovery=discovery) as engine:
-        service = OpenAIService(engine, max_choices=config.max_num_sequences)
+        service = OpenAIService(engine)
         with LiveServer(Noise(engine), service=service) as live:
             yield live
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basemlx.engine.chat.template import ChatTemplate
+from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.output import ChoiceOutput
 from basemlx.engine.errors import BaseMLXError, InvalidRequest, ModelNotFound, QueueFull
 from basemlx.engine.text.tokenizer import Tokenizer
@@ -101,6 +102,7 @@ class PlaybackEngine:
     """`script(request, choice)` is what a choice says. `error` is raised after `error_after` tokens of a stream."""
 
     def __init__(self, model: PlayedModel, script: Script) -> None:
+        self.config = EngineConfig()
         self.model = model
         self.script = script
         self.error: BaseMLXError | None = None

@@ -8,7 +8,7 @@ import pytest
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
-from basemlx.engine.errors import ContextLengthExceeded, DeadlineExceeded, ModelNotFound
+from basemlx.engine.errors import ContextLengthExceeded, DeadlineExceeded, InvalidRequest, ModelNotFound
 from basemlx.engine.openai.service import OpenAIService
 
 MESSAGES = [{"role": "user", "content": "What is the weather in Tokyo today?"}]
@@ -58,6 +58,12 @@ def test_usage_and_finish_reason_are_exact(service: OpenAIService) -> None:
     assert response["choices"][0]["finish_reason"] == "length"
     assert response["usage"]["completion_tokens"] == 16
     assert len(response["choices"][0]["logprobs"]["content"]) == 16
+
+
+def test_more_prompts_than_could_ever_be_taken_are_refused_for_good(service: OpenAIService) -> None:
+    with pytest.raises(InvalidRequest, match=r"146 choices .* at most 72") as refusal:
+        service.completion({"model": "noise", "prompt": ["Hello"] * 73, "n": 2, "max_tokens": 1})
+    assert refusal.value.param == "prompt"
 
 
 def test_several_prompts_run_together_and_come_back_in_order(service: OpenAIService) -> None:
