@@ -6,49 +6,11 @@ its schema, the answer fits), never at what a small model says. Stacks with pins
 
 import contextlib
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
 
-from tests.serving import LiveServer, Noise
-
-MODEL = "tiny"
-QUESTION = "What is the weather in Paris?"
-
-
-class Weather(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    city: str
-    rain: bool
-
-
-@pytest.fixture(scope="module")
-def base_url(noise: Noise) -> Iterator[str]:
-    with LiveServer(noise) as server:
-        yield f"http://127.0.0.1:{server.port}/v1"
-
-
-def weather(city: str) -> str:
-    """The weather in a city."""
-    return f"It rains in {city}."
-
-
-WIRE_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "description": "The weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string"}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
-}
+from tests.contract.weather import MODEL, QUESTION, WIRE_TOOL, Weather, weather
 
 
 def test_openais_client(base_url: str) -> None:
@@ -118,17 +80,12 @@ async def test_openai_agents(base_url: str) -> None:
 
     async with AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
         model = agents.OpenAIChatCompletionsModel(model=MODEL, openai_client=client)
+        # One of the tools is required in the first turn; the stack takes that back once one was called.
         settings = agents.ModelSettings(temperature=0, max_tokens=120, tool_choice="required")
-        agent = agents.Agent(
-            name="Forecaster",
-            model=model,
-            tools=[weather],
-            model_settings=settings,
-            tool_use_behavior="stop_on_first_tool",
-        )
-        result = await agents.Runner.run(agent, QUESTION, max_turns=3)
+        agent = agents.Agent(name="Forecaster", model=model, tools=[weather], model_settings=settings)
+        result = await agents.Runner.run(agent, QUESTION, max_turns=4)
         assert called
-        assert result.final_output == f"It rains in {called[0]}."
+        assert result.final_output
         typed = agents.Agent(
             name="Reader",
             model=model,

@@ -19,6 +19,12 @@ class Forecast(BaseModel):
     city: str = Field(max_length=40)
 
 
+class Told(Weather):
+    """Bounded: a small model that has lost its way would fill a text up to the limit of tokens."""
+
+    city: str = Field(max_length=40)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:instructor.*")
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])
 def test_instructor(mode: str, base_url: str) -> None:
@@ -40,8 +46,8 @@ def test_instructor(mode: str, base_url: str) -> None:
             messages.append({"role": "tool", "tool_call_id": call.id, "content": weather(asked.city)})
         else:
             messages.append({"role": "user", "content": weather(asked.city)})
-        found = structured.chat.completions.create(response_model=Weather, messages=messages, **common)
-    assert isinstance(found, Weather)
+        found = structured.chat.completions.create(response_model=Told, messages=messages, **common)
+    assert isinstance(found, Told)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 litellm = pytest.importorskip("litellm", reason="the extra litellm is not installed")
+
+import openai  # noqa: E402
 
 import basemlx  # noqa: E402
 import basemlx.provider.litellm  # noqa: E402
@@ -66,7 +69,7 @@ def facts_of(answer: Any) -> Any:
     return without_identity(answer.model_dump())
 
 
-ALWAYS = ("plain", "logprobs", "stop", "developer and parts", "two choices", "tools named")
+ALWAYS = ("plain", "logprobs", "stop", "developer and parts", "two choices", "tools named", "reasoning")
 """The rest of the matrix is run with -m slow."""
 
 
@@ -83,6 +86,10 @@ def test_whole_answers_equal_those_of_litellms_openai_provider(name: str, api_ba
     there = litellm.completion(**call(**fields), api_base=api_base)
     openai = litellm.completion(**call("openai", **fields), api_base=api_base)
     assert facts_of(here) == facts_of(there) == facts_of(openai)
+    assert bool(getattr(here.choices[0].message, "reasoning_content", None)) == (name in REASONED)
+
+
+REASONED = ("reasoning", "reasoning, then a tool")
 
 
 @pytest.mark.parametrize(
@@ -105,6 +112,8 @@ async def test_streams_equal_those_of_litellms_openai_provider(
     openai = list(litellm.completion(**call("openai", **fields), api_base=api_base))
     expected = stream_facts(openai)
     assert [stream_facts(chunks) for chunks in (here, there, ahere, athere)] == [expected] * 4
+    deltas = [chunk.choices[0].delta for chunk in here if chunk.choices]
+    assert any(getattr(delta, "reasoning_content", None) for delta in deltas) == (name in REASONED)
 
 
 def stream_facts(chunks: list[Any]) -> list[Any]:
@@ -160,6 +169,25 @@ async def test_refusals_are_litellms_own_classes_raised_by_the_call(name: str, w
     with pytest.raises(expected, match=message):
         async for _ in await litellm.acompletion(**call(**fields), stream=True, **where):
             pass
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSALS if name != "deadline"])
+def test_refusals_equal_those_of_litellms_openai_provider(name: str, api_base: str) -> None:
+    fields, _, _ = REFUSALS[name]
+    told = []
+    for asked in (
+        call(**fields),
+        call(**fields) | {"api_base": api_base},
+        call("openai", **fields) | {"api_base": api_base},
+    ):
+        with pytest.raises(openai.OpenAIError) as info:  # whose classes LiteLLM's are
+            litellm.completion(**asked, num_retries=0)
+        error = info.value
+        # LiteLLM drops the body where its own provider meets these two; every message names its provider.
+        has_body = not isinstance(error, litellm.ContextWindowExceededError | litellm.NotFoundError)
+        body = {key: error.body[key] for key in ("code", "param", "type")} if has_body else None
+        told.append((type(error), error.status_code, body))
+    assert told[0] == told[1] == told[2]
 
 
 async def test_a_full_queue_is_a_rate_limit_error_of_the_call_itself(
@@ -239,6 +267,32 @@ def test_litellms_own_messages_can_be_sent_back(where: dict[str, Any]) -> None:
     assert answer.choices[0].message.content
 
 
+# embeddings
+
+
+async def test_embeddings_equal_those_of_litellms_openai_provider(api_base: str, vectors: str) -> None:
+    texts = ["a fox", "the weather in tokyo"]
+    asked = {"model": f"basemlx/{vectors}", "input": texts}
+    theirs = litellm.embedding(model=f"openai/{vectors}", input=texts, api_base=api_base, api_key="none")
+    answers = [litellm.embedding(**asked), litellm.embedding(**asked, api_base=api_base)]
+    answers += [await litellm.aembedding(**asked), await litellm.aembedding(**asked, api_base=api_base)]
+    assert [facts_of(answer) for answer in answers] == [facts_of(theirs)] * 4
+    assert [len(entry["embedding"]) for entry in answers[0].data] == [32, 32]
+    assert answers[0]._hidden_params["response_cost"] == 0
+
+
+async def test_embeddings_take_what_litellm_lets_through(where: dict[str, Any], vectors: str) -> None:
+    asked = {"model": f"basemlx/{vectors}", "input": ["a fox"], **where}
+    short = litellm.embedding(**asked, extra_body={"dimensions": 8})
+    assert len(short.data[0]["embedding"]) == 8
+    with pytest.raises(litellm.BadRequestError, match="dimensions"):
+        await litellm.aembedding(**asked, extra_body={"dimensions": 33})
+    with pytest.raises(litellm.BadRequestError, match="embed"):
+        litellm.embedding(**asked | {"model": "basemlx/noise"})
+    with pytest.raises(litellm.NotFoundError):
+        await litellm.aembedding(**asked | {"model": "basemlx/nobody/nothing"})
+
+
 # what LiteLLM builds on top
 
 
@@ -306,24 +360,81 @@ async def test_callbacks_are_told_usage_provider_and_cost(api_base: str) -> None
         assert event["response_cost"] == 0
 
 
-def test_text_completions_go_through_the_chat(where: dict[str, Any]) -> None:
-    answer = litellm.text_completion(
-        model="basemlx/noise", prompt="The quick", max_tokens=4, ignore_eos=True, **where
-    )
+async def test_text_completions_go_through_the_chat(where: dict[str, Any]) -> None:
+    asked = {"model": "basemlx/noise", "prompt": "The quick", "max_tokens": 4, "ignore_eos": True, "seed": 1}
+    answer = litellm.text_completion(**asked, **where)
     assert answer.choices[0].text
     assert answer.usage.completion_tokens == 4
+    streamed = [
+        chunk.choices[0].text or "" for chunk in litellm.text_completion(**asked, **where, stream=True)
+    ]
+    stream = await litellm.atext_completion(**asked, **where, stream=True)
+    astreamed = [chunk.choices[0].text or "" async for chunk in stream]
+    assert "".join(streamed) == "".join(astreamed) == answer.choices[0].text
 
 
-async def test_responses_and_anthropic_messages_go_through_the_chat(where: dict[str, Any]) -> None:
-    common = {"model": "basemlx/noise", **where}
-    response = await litellm.aresponses(input="Hi", max_output_tokens=8, seed=1, **common)
-    assert response.usage.output_tokens <= 8
-    assert response.output[-1].content[0].text
-    message = await litellm.anthropic.messages.acreate(
-        messages=[{"role": "user", "content": "Hi"}], max_tokens=8, **common
-    )
-    assert message["usage"]["output_tokens"] <= 8
-    assert message["content"]
+async def test_responses_go_through_the_chat(where: dict[str, Any]) -> None:
+    asked = {
+        "model": "basemlx/noise",
+        "input": "Hi",
+        "max_output_tokens": 8,
+        "extra_body": {"seed": 1},
+        **where,
+    }
+    response = await litellm.aresponses(**asked)
+    assert 0 < response.usage.output_tokens <= 8
+    text = response.output[-1].content[0].text
+    assert text
+    events = [event async for event in await litellm.aresponses(**asked, stream=True)]
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    assert events[-1].response.usage.output_tokens == response.usage.output_tokens
+
+
+async def test_anthropics_messages_go_through_the_chat(where: dict[str, Any]) -> None:
+    asked = {
+        "model": "basemlx/noise",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 8,
+        "temperature": 0,
+        **where,
+    }
+    message = await litellm.anthropic.messages.acreate(**asked)
+    assert 0 < message["usage"]["output_tokens"] <= 8
+    text = "".join(block["text"] for block in message["content"] if block["type"] == "text")
+    assert text
+    raw = b""
+    async for piece in await litellm.anthropic.messages.acreate(**asked, stream=True):
+        raw += piece if isinstance(piece, bytes) else piece.encode()
+    events = [json.loads(line[6:]) for line in raw.splitlines() if line.startswith(b"data: ")]
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("text", "") for delta in deltas) == text
+    assert events[0]["type"] == "message_start"
+    assert events[-1]["type"] == "message_stop"
+
+
+def test_litellms_cache_answers_for_the_engine(
+    where: dict[str, Any], noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer is made; the second time neither whole nor streamed asks the engine."""
+    pytest.importorskip("litellm_proxy_extras", reason="LiteLLM's cache imports its proxy: make test-agents")
+    monkeypatch.setattr(litellm, "cache", litellm.Cache(type="local"))
+    asked = call(seed=1, temperature=0.8, user=repr(where)) | {"caching": True, **where}
+    for stream in (False, True):
+        first = text_of(litellm.completion(**asked, stream=stream))
+        num_finished = len(noise.finished)
+        again = litellm.completion(**asked, stream=stream)
+        assert text_of(again) == first != ""
+        assert len(noise.finished) == num_finished
+        assert text_of(litellm.completion(**asked | {"seed": 2}, stream=stream)) != ""
+        assert len(noise.finished) == num_finished + 1
+
+
+def text_of(answer: Any) -> str:
+    """Of a whole answer or a stream, which this reads."""
+    if isinstance(answer, litellm.ModelResponse):
+        return answer.choices[0].message.content or ""
+    return "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
 
 
 async def test_a_cancelled_call_frees_its_row(where: dict[str, Any], noise: Noise) -> None:

@@ -34,7 +34,14 @@ async def all_ways(backend: Backend, body: dict[str, Any]) -> list[Any]:
     )
 
 
-RARER = ("tools required", "json object", "reasoning, then a tool", "tools none")
+RARER = (
+    "tools auto",
+    "tools none",
+    "tools required",
+    "tool messages",
+    "json object",
+    "reasoning, then a tool",
+)
 """Of whose kind another case is run always; these with -m slow."""
 
 
