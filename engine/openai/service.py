@@ -258,7 +258,9 @@ class OpenAIService:
     def _check_limits(self, options: RequestOptions) -> None:
         self._check_timeout(options.timeout_s)
         if options.sampling.n > self._engine.config.max_num_sequences:
-            raise InvalidRequest(f"n must be at most {self._engine.config.max_num_sequences} here.", param="n")
+            raise InvalidRequest(
+                f"n must be at most {self._engine.config.max_num_sequences} here.", param="n"
+            )
 
     def _check_timeout(self, timeout_s: float | None) -> None:
         """A request may set itself a shorter deadline than the server's, not a longer one."""
