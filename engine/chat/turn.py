@@ -109,7 +109,7 @@ def _answer(ask: Ask, form: Format | None, style: ReasoningStyle | None) -> Node
 def _no_call(ask: Ask, form: Format, markers: tuple[str, ...]) -> Node:
     if not ask.tools or ask.document is not None:
         return form.answer(ask.document, markers)
-    grammar = form.grammar(ask.tools[:1], parallel=False)
+    grammar = form.grammar((Tool("any"),), parallel=False)  # for what a call starts with, whatever the tool
     if grammar.at_start:
         # Only an object, or a list, at the very start would be read as a call; without tools nothing reads one.
         return form.answer(None, markers)

@@ -224,15 +224,20 @@ class ModelWorker:
             if sequence.status is not Status.DECODE:
                 continue  # it ended with the step before
             mask = self._masks[len(rows)]
-            if sequence.matcher is None or not _fill(sequence, sequence.matcher, mask):
-                mask.fill(EVERY_TOKEN)
-            elif not mask.any():
-                self._fail(sequence.request, GenerationFailed(DEAD_END, code="grammar_dead_end"))
+            try:
+                if sequence.matcher is None or not _fill(sequence, sequence.matcher, mask):
+                    mask.fill(EVERY_TOKEN)
+                elif not mask.any():
+                    raise GenerationFailed(DEAD_END, code="grammar_dead_end")
+                elif self._jump(sequence, sequence.matcher, mask):
+                    continue
+                else:
+                    is_free = False
+            except (
+                BaseMLXError
+            ) as error:  # a grammar that gives up takes its own request with it, and no other
+                self._fail(sequence.request, error)
                 continue
-            elif self._jump(sequence, sequence.matcher, mask):
-                continue
-            else:
-                is_free = False
             rows.append(row)
         return rows, None if is_free else mx.array(self._masks[: len(rows)])
 
@@ -292,8 +297,11 @@ class ModelWorker:
             if sequence.status is Status.FINISHED or sequence.epoch != epoch:
                 continue  # finished, aborted or preempted since the launch: this token was never asked for
             sequence.num_pending -= 1
-            if sequence.matcher is not None and not sequence.matcher.accept(token_id):
-                self._fail(sequence.request, GenerationFailed(OUT_OF_GRAMMAR, code="grammar_error"))
+            try:
+                if sequence.matcher is not None and not sequence.matcher.accept(token_id):
+                    raise GenerationFailed(OUT_OF_GRAMMAR, code="grammar_error")
+            except BaseMLXError as error:
+                self._fail(sequence.request, error)
                 continue
             self._take(sequence, token_id, launched.logprobs(index))
 

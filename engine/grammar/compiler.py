@@ -87,9 +87,9 @@ class Compiled:
         return not self.needs_check or not self.check(text)
 
     def check(self, text: str) -> list[Violation]:
-        """Validates a finished document; what is wrong with it, if anything. Raises UnsupportedSchema if that takes too
-        long."""
-        if self.schema is None or not self.needs_check:
+        """Validates a finished document, whatever of its schema the grammar enforces: what is wrong with it, if
+        anything. Raises UnsupportedSchema if that takes too long."""
+        if self.schema is None:
             return []
         return self._compiler._check(self.schema, text)
 

@@ -7,7 +7,7 @@ UnsupportedSchema, whose `param` and pointer say where in the request.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from basemlx.engine.chat.formats import new_call_id
@@ -16,6 +16,7 @@ from basemlx.engine.chat.reasoning import State
 from basemlx.engine.chat.turn import Ask, json_document, turn_parser, turn_structure
 from basemlx.engine.errors import UnsupportedParameter, UnsupportedSchema
 from basemlx.engine.grammar.compiler import Compiled, GrammarCompiler
+from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.structure import Json, Node, either
 from basemlx.engine.openai.chat_request import ChatRequest
 from basemlx.engine.openai.check import AnswerCheck
@@ -61,11 +62,33 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
         structure = turn_structure(ask, conduct.form, conduct.style, state)
         constraint = conduct.compiler.compile_structure(structure)
     left = dict(constraint.remaining)
-    schemas = {tool.name: tool.schema for tool in ask.callable_tools if tool.pointer in left}
+    unsaid = _unsaid(ask, conduct)
+    # Formats that write one parameter after the other have gaps at a parameter's pointer, below the tool's.
+    schemas = {
+        tool.name: tool.schema
+        for tool in ask.callable_tools
+        if tool.name in unsaid
+        or any(pointer == tool.pointer or pointer.startswith(f"{tool.pointer}/") for pointer in left)
+    }
     document = answer.value if answer is not None and answer.pointer in left else None
-    gaps = [gap for pointer in left for gap in left[pointer]]
-    check = AnswerCheck(conduct.compiler, document, schemas, gaps) if left else None
+    gaps = [gap for pointer in left for gap in left[pointer]] + list(unsaid.values())
+    check = AnswerCheck(conduct.compiler, document, schemas, gaps) if left or unsaid else None
     return TurnPlan(ask, constraint, check, conduct, state)
+
+
+def _unsaid(ask: Ask, conduct: Conduct) -> dict[str, Gap]:
+    """What the wire format itself cannot say of each function's schema: the first such keyword, which would be
+    the refusal if it were strict."""
+    found: dict[str, Gap] = {}
+    for tool in ask.callable_tools:
+        if tool.strict or conduct.form is None:
+            continue
+        try:
+            conduct.form.grammar((replace(tool, strict=True),), parallel=False)
+        except UnsupportedSchema as error:
+            pointer = (error.pointer or "").removeprefix(tool.pointer)
+            found[tool.name] = Gap(error.keyword or "", pointer, "the model's format for calls cannot say it")
+    return found
 
 
 def _whole_answer(request: ChatRequest, answer: AnswerFormat, conduct: Conduct, state: State) -> TurnPlan:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -236,6 +237,29 @@ def test_a_grammar_that_allows_nothing_fails_its_own_request_only(engine: Engine
         take(engine.submit(request("dead", "qwen3", make_prompt(2, 5), Nothing([]))))
     assert raised.value.code == "grammar_dead_end"
     assert len(tokens_of(take(free))) == 12
+
+
+@pytest.mark.parametrize("method", ["fill", "accept"])
+def test_a_grammar_engine_that_gives_up_fails_its_own_request_only(engine: Engine, method: str) -> None:
+    class GivesUp(OneOf):
+        def matcher(self) -> OneOfMatcher:
+            matcher = OneOfMatcher(self)
+            usual, calls = getattr(matcher, method), iter(range(100))
+
+            def second_time(argument: Any) -> bool:
+                if next(calls) == 1:
+                    raise GenerationFailed("The grammar engine gave up.", code="grammar_error")
+                return bool(usual(argument))
+
+            setattr(matcher, method, second_time)
+            return matcher
+
+    free = engine.submit(request("free2", "qwen3", make_prompt(1, 5), max_tokens=12, ignore_eos=True))
+    sequences = [[5, 7, 9, 11], [6, 8, 10, 12]]
+    with pytest.raises(GenerationFailed, match="gave up"):
+        take(engine.submit(request("up", "qwen3", make_prompt(2, 5), GivesUp(sequences))))
+    assert len(tokens_of(take(free))) == 12
+    engine.check_integrity()
 
 
 def test_a_preempted_row_goes_on_within_its_grammar(zoo: Callable[..., Path]) -> None:

@@ -178,10 +178,19 @@ def _no_constant(name: str) -> Any:
 ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
 
 
-def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str]:
-    """The JSON types that a schema may allow; all where it does not say. `root` is where references lead."""
+def types_of(
+    schema: Any, root: Mapping[str, Any], depth: int = 0, known: dict[int, frozenset[str]] | None = None
+) -> frozenset[str]:
+    """The JSON types that a schema may allow; all where it does not say. `root` is where references lead.
+
+    Each subschema is looked at once (`known`): one that is met again within itself counts as all, which is safe.
+    """
     if not isinstance(schema, Mapping) or depth > 16:
         return ALL_TYPES
+    known = {} if known is None else known
+    if id(schema) in known:
+        return known[id(schema)]
+    known[id(schema)] = ALL_TYPES
     found = ALL_TYPES
     kinds = schema.get("type")
     if isinstance(kinds, str):
@@ -193,13 +202,14 @@ def types_of(schema: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[
         found &= frozenset().union(*(types_of_value(value) for value in values))
     reference = schema.get("$ref")
     if isinstance(reference, str):
-        found &= types_of(resolved(reference, root), root, depth + 1)
+        found &= types_of(resolved(reference, root), root, depth + 1, known)
     for name in ("anyOf", "oneOf"):
         if isinstance(options := schema.get(name), list | tuple):
-            found &= frozenset().union(*(types_of(option, root, depth + 1) for option in options))
+            found &= frozenset().union(*(types_of(option, root, depth + 1, known) for option in options))
     if isinstance(parts := schema.get("allOf"), list | tuple):
         for part in parts:
-            found &= types_of(part, root, depth + 1)
+            found &= types_of(part, root, depth + 1, known)
+    known[id(schema)] = found
     return found
 
 
