@@ -83,9 +83,9 @@ class UnsupportedSchema(InvalidRequest):
         *,
         keyword: str | None = None,
         pointer: str | None = None,
-        param: str | None = None,
+        **fields: Any,
     ) -> None:
-        super().__init__(message, param=param)
+        super().__init__(message, **fields)
         self.keyword = keyword
         self.pointer = pointer
 

@@ -21,6 +21,7 @@ from basemlx.engine.errors import (
     InvalidRequest,
     ModelInUse,
     QueueFull,
+    RequestAborted,
     RequestForbidden,
     RequestTooLarge,
     UnsupportedMediaType,
@@ -55,6 +56,7 @@ _BY_STATUS: dict[int, type[BaseMLXError]] = {
     415: UnsupportedMediaType,
     422: InvalidRequest,
     429: QueueFull,
+    499: RequestAborted,
     503: EngineUnavailable,
     504: DeadlineExceeded,
 }
@@ -84,6 +86,8 @@ def error_from(
     error: Mapping[str, Any], message: str, status: int | None, retry_after: str | None
 ) -> BaseMLXError:
     code, param = error.get("code"), error.get("param")
+    if status is None and error.get("type") == InvalidRequest.type and code is None:
+        status = InvalidRequest.status
     fields: dict[str, Any] = {
         "param": param if isinstance(param, str) else None,
         "code": code if isinstance(code, str) else None,
@@ -92,9 +96,11 @@ def error_from(
     kind = _BY_CODE.get(str(code))
     if kind is None or status not in (None, kind.status):
         kind = _BY_STATUS.get(status or 500)
-    if kind is not None and error.get("type", kind.type) == kind.type:
+    if kind is not None and (error.get("type") or kind.type) == kind.type:
         return kind(message, **fields)
-    return ServerError(message, status=status or 500, type=str(error.get("type", "server_error")), **fields)
+    status = status or 500
+    default_type = "invalid_request_error" if 400 <= status < 500 else "server_error"
+    return ServerError(message, status=status, type=str(error.get("type") or default_type), **fields)
 
 
 def _tree(kind: type[BaseMLXError] = BaseMLXError) -> Iterator[type[BaseMLXError]]:

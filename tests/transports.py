@@ -2,6 +2,9 @@
 conftest takes over the ones it wants.
 """
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +50,33 @@ def vectors(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     noise.engine.load(VECTORS, folder=folder)
     yield VECTORS
     noise.engine.unload(VECTORS)
+
+
+class answering:
+    """A server that says the same to everybody, and closes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(self._answer)
+            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                while connection.recv(1 << 16):  # closing with something unread would cut the answer off
+                    pass
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
+
+    def __exit__(self, *exc: object) -> None:
+        self._thread.join(10)
+        self._socket.close()

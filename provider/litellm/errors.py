@@ -23,6 +23,7 @@ _BY_STATUS: dict[int, Callable[..., Exception]] = {
     408: litellm.Timeout,
     429: litellm.RateLimitError,
     500: litellm.InternalServerError,
+    502: litellm.BadGatewayError,
     503: litellm.ServiceUnavailableError,
 }
 
@@ -56,7 +57,7 @@ def _class_for(error: BaseMLXError) -> Callable[..., Exception]:
         return cast(Callable[..., Exception], litellm.Timeout)
     if error.status in _BY_STATUS:
         return _BY_STATUS[error.status]
-    return _BY_STATUS[400] if 400 <= error.status < 499 else _BY_STATUS[500]
+    return _BY_STATUS[400] if 400 <= error.status < 500 else _BY_STATUS[500]
 
 
 def _response(error: BaseMLXError) -> httpx.Response:

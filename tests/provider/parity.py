@@ -36,6 +36,30 @@ SCHEMA = {
     },
 }
 
+UNENFORCEABLE: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "answer",
+        "strict": True,
+        "schema": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    },
+}
+"""No grammar remembers every text that came before, so `strict` refuses it."""
+
+UNENFORCEABLE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "sort",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"texts": UNENFORCEABLE["json_schema"]["schema"]},
+            "required": ["texts"],
+            "additionalProperties": False,
+        },
+    },
+}
+
 BUILT_IN = {"model": "tiny", "ignore_eos": False, "max_tokens": 200}
 """Whose template knows tools."""
 
@@ -124,6 +148,8 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "role": {"messages": [{"role": "nobody", "content": "x"}]},
     "no messages": {"messages": []},
     "audio": {"audio": {"voice": "x"}},
+    "unenforceable schema": {"response_format": UNENFORCEABLE},
+    "unenforceable tool": {"model": "tiny", "tools": [UNENFORCEABLE_TOOL], "tool_choice": "required"},
     "deadline": {"max_tokens": 1500, "timeout": 0.05},
 }
 

@@ -15,11 +15,13 @@ import openai  # noqa: E402
 
 import basemlx  # noqa: E402
 import basemlx.provider.litellm  # noqa: E402
+from basemlx.engine.engine import Engine  # noqa: E402
 from basemlx.provider.connect import use_engine  # noqa: E402
 from basemlx.provider.litellm import handler  # noqa: E402
 from basemlx.provider.local import LocalBackend  # noqa: E402
-from tests.provider.parity import CHATS, without_identity  # noqa: E402
+from tests.provider.parity import CHATS, UNENFORCEABLE, without_identity  # noqa: E402
 from tests.serving import Noise, chat_body, occupied  # noqa: E402
+from tests.transports import answering  # noqa: E402
 
 pytestmark = [
     # LiteLLM's own: pydantic serialises its unions with a complaint, and its clients are closed by the collector.
@@ -152,6 +154,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "model": ({"model": "nobody/nothing"}, "NotFoundError", "does not exist"),
     "context": ({"max_tokens": 10**6}, "ContextWindowExceededError", "maximum context length"),
     "range": ({"temperature": 9}, "BadRequestError", "temperature must be between"),
+    "schema": ({"response_format": UNENFORCEABLE}, "BadRequestError", "'uniqueItems' at /uniqueItems"),
     "deadline": ({"max_tokens": 1500, "timeout": 0.05}, "Timeout", "deadline"),
 }
 
@@ -203,6 +206,47 @@ async def test_a_full_queue_is_a_rate_limit_error_of_the_call_itself(
         with pytest.raises(litellm.RateLimitError):
             await litellm.acompletion(**call(), stream=True, **where)
     noise.check_idle()
+
+
+async def test_an_engine_that_drains_is_a_service_that_is_unavailable() -> None:
+    with Engine() as engine, LocalBackend(engine=engine) as backend:
+        engine.drain(0)
+        before = use_engine(backend)
+        try:
+            for stream in (False, True):
+                with pytest.raises(litellm.ServiceUnavailableError, match="shutting down"):
+                    litellm.completion(**call(model="tiny"), stream=stream)
+                with pytest.raises(litellm.ServiceUnavailableError, match="shutting down"):
+                    await litellm.acompletion(**call(model="tiny"), stream=stream)
+        finally:
+            use_engine(before)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, "AuthenticationError"),
+        (403, "PermissionDeniedError"),
+        (404, "NotFoundError"),
+        (408, "Timeout"),
+        (418, "BadRequestError"),
+        (429, "RateLimitError"),
+        (499, "BadRequestError"),
+        (500, "InternalServerError"),
+        (502, "BadGatewayError"),
+        (503, "ServiceUnavailableError"),
+        (504, "Timeout"),
+    ],
+)
+def test_a_status_of_a_server_is_litellms_class(status: int, kind: str, stream: bool) -> None:
+    """Of whatever stands before the engine as well."""
+    head = f"HTTP/1.1 {status} No\r\nretry-after: 3\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno"
+    with answering(head.encode()) as base, pytest.raises(openai.OpenAIError) as info:
+        litellm.completion(**call(), api_base=base, stream=stream, num_retries=0)
+    assert type(info.value) is getattr(litellm, kind)
+    if status in (429, 503):
+        assert info.value.response.headers["retry-after"] == "3"
 
 
 def test_nobody_at_the_address_is_a_connection_error() -> None:

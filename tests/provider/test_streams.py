@@ -3,13 +3,11 @@ processes that fork.
 """
 
 import asyncio
-import contextlib
 import gc
 import random
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +22,7 @@ from basemlx.provider.http import HttpBackend
 from basemlx.provider.local import LocalBackend
 from basemlx.provider.sse import EventParser
 from tests.serving import Noise, chat_body
+from tests.transports import answering
 
 LONG = {"max_tokens": 1900}
 
@@ -241,36 +240,6 @@ def test_a_stream_that_ends_badly_says_so(events: bytes, kind: type[BaseMLXError
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: hello\n\n"
     with answering(head + events) as base, HttpBackend(base) as backend, pytest.raises(kind, match=message):
         list(backend.chat_stream(chat_body()))
-
-
-class answering:
-    """A server that says the same to everybody, and closes."""
-
-    def __init__(self, answer: bytes) -> None:
-        self._answer = answer
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except OSError:
-            return
-        with connection:
-            connection.recv(1 << 16)
-            connection.sendall(self._answer)
-            connection.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(OSError):
-                while connection.recv(1 << 16):  # closing with something unread would cut the answer off
-                    pass
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1"
-
-    def __exit__(self, *exc: object) -> None:
-        self._thread.join(10)
-        self._socket.close()
 
 
 def test_a_closed_backend_refuses(api_base: str) -> None:

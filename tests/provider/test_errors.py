@@ -1,0 +1,77 @@
+"""What a server answers becomes the error that an engine here would have raised, or one that tells what came."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from basemlx.engine.errors import (
+    BaseMLXError,
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidRequest,
+    ModelInUse,
+    QueueFull,
+    RequestAborted,
+    UnsupportedSchema,
+)
+from basemlx.provider.errors import ServerError, error_of, error_of_event
+
+
+def tree(kind: type[BaseMLXError] = BaseMLXError) -> Iterator[type[BaseMLXError]]:
+    """The classes of engine/errors.py; servers and clients add some of their own."""
+    for below in kind.__subclasses__():
+        if below.__module__ == BaseMLXError.__module__:
+            yield below
+            yield from tree(below)
+
+
+def facts(error: BaseMLXError) -> tuple[object, ...]:
+    return type(error), error.status, error.type, error.code, error.param, error.message, error.retry_after_s
+
+
+@pytest.mark.parametrize("kind", list(tree()), ids=lambda kind: kind.__name__)
+def test_every_error_of_the_engine_survives_the_way_over_http(kind: type[BaseMLXError]) -> None:
+    sent = kind("What is wrong.", param="messages", retry_after_s=7)
+    assert facts(error_of(sent.status, json.dumps(sent.envelope()).encode(), "7")) == facts(sent)
+    in_a_stream = error_of_event(sent.envelope()["error"])
+    assert facts(in_a_stream)[:-1] == facts(sent)[:-1]  # an event has no headers
+
+
+def test_an_error_keeps_a_code_of_its_own() -> None:
+    sent = EngineUnavailable("Still loading.", code="model_loading", retry_after_s=10)
+    assert facts(error_of(503, json.dumps(sent.envelope()).encode(), "10")) == facts(sent)
+
+
+def test_a_refused_schema_is_told_as_such_with_a_code_and_a_time() -> None:
+    error = UnsupportedSchema("No.", keyword="not", pointer="/not", code="other", retry_after_s=1)
+    assert (error.keyword, error.pointer, error.code, error.retry_after_s) == ("not", "/not", "other", 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "type_"),
+    [
+        (400, InvalidRequest, "invalid_request_error"),
+        (404, ServerError, "invalid_request_error"),  # a page, not a model: no engine said so
+        (405, ServerError, "invalid_request_error"),
+        (408, ServerError, "invalid_request_error"),
+        (409, ModelInUse, "invalid_request_error"),
+        (418, ServerError, "invalid_request_error"),
+        (422, InvalidRequest, "invalid_request_error"),
+        (429, QueueFull, "rate_limit_error"),
+        (499, RequestAborted, "aborted"),
+        (500, ServerError, "server_error"),
+        (502, ServerError, "server_error"),
+        (503, EngineUnavailable, "server_error"),
+        (504, DeadlineExceeded, "timeout_error"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"<html>no</html>", b"", b'{"error": {"message": "No.", "type": null}}'])
+def test_a_status_alone_tells_the_class(
+    status: int, kind: type[BaseMLXError], type_: str, body: bytes
+) -> None:
+    error = error_of(status, body)
+    assert type(error) is kind
+    assert error.type == type_
+    assert error.status == (400 if status == 422 else status)
+    assert error.message
