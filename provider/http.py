@@ -22,6 +22,7 @@ from basemlx.engine.core.channel import Channel, ChannelStream
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, InvalidRequest, RequestAborted
 from basemlx.provider.backend import Body, Chunk, Response
 from basemlx.provider.body import encode_body, streamed
+from basemlx.provider.deadline import timeout_of
 from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
 from basemlx.provider.io_thread import io_thread
 from basemlx.provider.sse import EventParser
@@ -203,10 +204,7 @@ class HttpBackend:
         return self.api_base + path
 
     def _deadline_of(self, body: Body) -> float:
-        timeout_s = body.get("timeout")
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0:
-            return self._deadline_s  # what is no time the server refuses
-        return timeout_s
+        return timeout_of(body) or self._deadline_s
 
     def close(self) -> None:
         with self._lock:

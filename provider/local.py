@@ -1,7 +1,8 @@
 """The engine in this process, as a Backend: made when it is first asked, shared by all who ask, closed at exit.
 
 It wraps the same OpenAI layer as the server, so the two cannot answer differently. Models are loaded on demand, by the
-server's names; a folder works here too (`./my-model`), as its name does not come from strangers.
+server's names; a folder works here too (`./my-model`), as its name does not come from strangers. A request's deadline
+holds from the call on, and who waits for a model holds up nobody else.
 
 A process that was forked after the engine started cannot use it: its threads, and MLX's, stayed with the parent. Such a
 process is refused with EngineUnavailable; it can start anew (spawn), or ask a server.
@@ -10,25 +11,77 @@ process is refused with EngineUnavailable; it can start anew (spawn), or ask a s
 import asyncio
 import os
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.errors import EngineUnavailable
+from basemlx.engine.models.keeper import ModelLease, give_up
+from basemlx.engine.models.purpose import Purpose
+from basemlx.engine.openai.chat_request import ChatRequest
+from basemlx.engine.openai.completion_request import CompletionRequest
+from basemlx.engine.openai.embeddings import EmbeddingsTurn
+from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.engine.openai.turn import Turn
 from basemlx.provider.backend import Body, Response
 from basemlx.provider.body import encode_body, streamed
+from basemlx.provider.deadline import Deadline, timeout_of
+from basemlx.provider.work import Work, in_thread
 
 if TYPE_CHECKING:
     from basemlx.engine.engine import Engine
     from basemlx.engine.openai.service import OpenAIService
 
-T = TypeVar("T")
+Asked = TypeVar("Asked", ChatRequest, CompletionRequest, EmbeddingsRequest, ChatRequest | CompletionRequest)
+Made = TypeVar("Made")
 
-NUM_THREADS = 4
-"""For what async callers ask: validating, rendering and tokenising take milliseconds, loading a model longer."""
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[Asked, Made]):
+    """What is asked for: how a body of it is read, submitted once its model is there, and given up."""
+
+    purpose: Purpose
+    read: "Callable[[OpenAIService, Mapping[str, Any]], Asked]"
+    submit: "Callable[[OpenAIService, Asked], Made]"
+    discard: Callable[[Made], object]
+
+
+_CHAT: _Kind[ChatRequest, Turn] = _Kind(
+    "generate",
+    lambda service, body: service.read_chat(body),
+    lambda service, it: service.chat(it),
+    Turn.abort,
+)
+_COMPLETION: _Kind[CompletionRequest, Turn] = _Kind(
+    "generate",
+    lambda service, body: service.read_completion(body),
+    lambda service, it: service.completion(it),
+    Turn.abort,
+)
+_EMBEDDINGS: _Kind[EmbeddingsRequest, EmbeddingsTurn] = _Kind(
+    "embed",
+    lambda service, body: service.read_embeddings(body),
+    lambda service, it: service.embeddings(it),
+    EmbeddingsTurn.abort,
+)
+_TOKENS: _Kind[ChatRequest | CompletionRequest, Response] = _Kind(
+    "generate",
+    lambda service, body: service.read_tokenize(body),
+    lambda service, it: service.tokenize(it),
+    lambda tokens: None,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading(Generic[Asked]):
+    """A body that has been read, and the model that it waits for."""
+
+    asked: Asked
+    reservation: "Future[ModelLease]"
 
 
 class LocalBackend:
@@ -41,8 +94,8 @@ class LocalBackend:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._service: OpenAIService | None = None
-        self._folders: dict[str, str] = {}
-        self._executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="basemlx-local")
+        self._folders: dict[str, Future[str]] = {}
+        self._work = Work()
 
     @property
     def engine(self) -> "Engine":
@@ -69,7 +122,7 @@ class LocalBackend:
             return
         if self._engine is None and self._given is None:  # nothing had started: the child may have its own
             self._pid, self._lock = os.getpid(), threading.Lock()
-            self._executor = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="basemlx-local")
+            self._work = Work()
             return
         raise EngineUnavailable(
             "This process was forked after its parent had started an engine, and cannot use that. Start processes with "
@@ -79,81 +132,106 @@ class LocalBackend:
     # whole answers
 
     def chat(self, body: Body) -> Response:
-        return self._chat_turn(body, False).response()
+        return self._admit(_CHAT, streamed(body, False)).response()
 
     def completion(self, body: Body) -> Response:
-        return self._completion_turn(body, False).response()
+        return self._admit(_COMPLETION, streamed(body, False)).response()
 
     def embeddings(self, body: Body) -> Response:
-        return self._started().embeddings(self._checked(body)).response()
+        return self._admit(_EMBEDDINGS, body).response()
 
     def models(self) -> Response:
         return self._started().models()
 
     def tokenize(self, body: Body) -> Response:
-        return self._started().tokenize(self._checked(streamed(body, False)))
+        return self._admit(_TOKENS, streamed(body, False))
 
     async def achat(self, body: Body) -> Response:
-        return await (await self._accepted(lambda: self._chat_turn(body, False))).aresponse()
+        return await (await self._aadmit(_CHAT, streamed(body, False))).aresponse()
 
     async def acompletion(self, body: Body) -> Response:
-        return await (await self._accepted(lambda: self._completion_turn(body, False))).aresponse()
+        return await (await self._aadmit(_COMPLETION, streamed(body, False))).aresponse()
 
     async def aembeddings(self, body: Body) -> Response:
-        turn = await self._run(lambda: self._started().embeddings(self._checked(body)), lambda it: it.abort())
-        return turn.made_of(await turn.aresult())
+        turn = await self._aadmit(_EMBEDDINGS, body)
+        result = await turn.aresult()
+        return await self._work.run(lambda: turn.made_of(result))  # megabytes of numbers
 
     async def amodels(self) -> Response:
-        return await self._run(self.models)
+        self._refuse_in_child()
+        return await self._work.run(self.models)
 
     async def atokenize(self, body: Body) -> Response:
-        return await self._run(lambda: self.tokenize(body))
+        return await self._aadmit(_TOKENS, streamed(body, False))
 
     # streams: a turn of the engine's OpenAI layer is a ChunkStream as it is
 
     def chat_stream(self, body: Body) -> Turn:
-        return self._chat_turn(body, True)
+        return self._admit(_CHAT, streamed(body, True))
 
     def completion_stream(self, body: Body) -> Turn:
-        return self._completion_turn(body, True)
+        return self._admit(_COMPLETION, streamed(body, True))
 
     async def achat_stream(self, body: Body) -> Turn:
-        return await self._accepted(lambda: self._chat_turn(body, True))
+        return await self._aadmit(_CHAT, streamed(body, True))
 
     async def acompletion_stream(self, body: Body) -> Turn:
-        return await self._accepted(lambda: self._completion_turn(body, True))
+        return await self._aadmit(_COMPLETION, streamed(body, True))
 
-    def _chat_turn(self, body: Body, is_streamed: bool) -> Turn:
-        return self._started().chat(self._checked(streamed(body, is_streamed)))
+    # from a body to what the engine makes of it
 
-    def _completion_turn(self, body: Body, is_streamed: bool) -> Turn:
-        return self._started().completion(self._checked(streamed(body, is_streamed)))
+    def _admit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
+        deadline = self._deadline_of(body)
+        parsed, folder = self._parsed(body)
+        if folder is not None:
+            parsed["model"] = deadline.wait(folder, lambda future: None)
+        reading = self._read(kind, parsed)
+        with deadline.wait(reading.reservation, give_up):
+            return kind.submit(self._started(), _within(reading.asked, deadline))
 
-    def _checked(self, body: Body) -> dict[str, Any]:
-        """The body as it would have come over HTTP; a folder in place of a model's name is loaded and named."""
+    async def _aadmit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
+        self._refuse_in_child()
+        deadline = self._deadline_of(body)
+        async with deadline.around():
+            parsed, folder = await self._work.run(lambda: self._parsed(body))
+            if folder is not None:
+                parsed["model"] = await asyncio.wrap_future(folder)
+            reading = await self._work.run(
+                lambda: self._read(kind, parsed), lambda unread: give_up(unread.reservation)
+            )
+            async with _held(reading.reservation):
+                return await self._work.run(
+                    lambda: kind.submit(self._started(), _within(reading.asked, deadline)),
+                    kind.discard,
+                    brings_grammar=getattr(reading.asked, "brings_grammar", False),
+                )
+
+    def _deadline_of(self, body: Body) -> Deadline:
+        config = self._given.config if self._given is not None else self._config or EngineConfig()
+        return Deadline(timeout_of(body) or config.request_timeout_s)
+
+    def _parsed(self, body: Body) -> "tuple[dict[str, Any], Future[str] | None]":
+        """The body as it would have come over HTTP. With a folder in place of a model's name, that folder is loaded,
+        and the future has the model's name."""
         parsed = parse_json(encode_body(body))
         name = parsed.get("model")
         if isinstance(name, str) and name.startswith(("/", "./", "../", "~")):
-            if name not in self._folders:
-                self._folders[name] = self.engine.load(name).name
-            parsed["model"] = self._folders[name]
-        return parsed
+            return parsed, self._folder(name)
+        return parsed, None
 
-    # for event loops
+    def _folder(self, folder: str) -> "Future[str]":
+        """One load for all who ask; one that failed is tried again by the next who asks."""
+        engine = self.engine
+        with self._lock:
+            known = self._folders.get(folder)
+            if known is None or (known.done() and known.exception() is not None):
+                known = in_thread(lambda: engine.load(folder).name, "basemlx-load")
+                self._folders[folder] = known
+            return known
 
-    async def _accepted(self, submit: Callable[[], Turn]) -> Turn:
-        return await self._run(submit, Turn.abort)
-
-    async def _run(self, work: Callable[[], T], discard: Callable[[T], None] | None = None) -> T:
-        """`work()` off the loop. If the caller is cancelled meanwhile, a result goes to `discard`."""
-        self._refuse_in_child()
-        future = self._executor.submit(work)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if discard is not None and not future.cancel():
-                future.add_done_callback(lambda done: _discard(done, discard))
-            raise
+    def _read(self, kind: _Kind[Asked, Made], parsed: Mapping[str, Any]) -> _Reading[Asked]:
+        asked = kind.read(self._started(), parsed)
+        return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
 
     def close(self) -> None:
         """Ends the engine if it is this backend's own. The next request makes another."""
@@ -170,9 +248,22 @@ class LocalBackend:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-        self._executor.shutdown(wait=False)
+        self._work.close()
 
 
-def _discard(future: "Future[T]", discard: Callable[[T], None]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        discard(future.result())
+@asynccontextmanager
+async def _held(reservation: "Future[ModelLease]") -> AsyncIterator[None]:
+    try:
+        lease = await asyncio.wrap_future(reservation)
+    except BaseException:
+        give_up(reservation)
+        raise
+    with lease:
+        yield
+
+
+def _within(asked: Asked, deadline: Deadline) -> Asked:
+    """The request with what is left of its time."""
+    if isinstance(asked, EmbeddingsRequest):
+        return replace(asked, timeout_s=deadline.remaining_s())
+    return replace(asked, options=replace(asked.options, timeout_s=deadline.remaining_s()))

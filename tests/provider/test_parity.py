@@ -66,6 +66,19 @@ async def test_every_answer_is_the_same_in_both_transports(both: Both, name: str
         assert sum("reasoning_content" in delta for delta in deltas) > 1
 
 
+async def test_cached_tokens_are_told_in_both_transports(both: Both) -> None:
+    """A prompt that nobody has asked before, then again in each way."""
+    text = "A prefix of its own, long enough to be worth keeping: one two three four five six seven eight nine."
+    body = chat_body(messages=[{"role": "user", "content": text}])
+    first = both[0].chat(body)["usage"]["prompt_tokens_details"]["cached_tokens"]
+    usages = []
+    for backend in both:
+        streamed = list(backend.chat_stream(body | {"stream_options": {"include_usage": True}}))
+        usages += [backend.chat(body)["usage"], (await backend.achat(body))["usage"], streamed[-1]["usage"]]
+    assert usages == usages[:1] * 6
+    assert first < usages[0]["prompt_tokens_details"]["cached_tokens"] < usages[0]["prompt_tokens"]
+
+
 def test_text_completions_are_the_same(both: Both) -> None:
     body = {"model": "noise", "prompt": ["The quick", "A small"], "max_tokens": 5, "seed": 3, "logprobs": 2}
     here, there = (without_identity(backend.completion(body)) for backend in both)

@@ -1,0 +1,66 @@
+"""How long a request may take, from the moment its caller asks: waiting for threads and for models counts as well."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from basemlx.engine.errors import DeadlineExceeded
+from basemlx.engine.openai.parameters import MAX_TIMEOUT_S
+from basemlx.provider.backend import Body
+
+T = TypeVar("T")
+
+
+def timeout_of(body: Body) -> float | None:
+    """The seconds that a body asks for. What is no time at all is refused by whoever reads the body."""
+    timeout_s = body.get("timeout")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        return None
+    return timeout_s if 0 < timeout_s <= MAX_TIMEOUT_S else None
+
+
+class Deadline:
+    """Starts to run when it is made."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._started_s = time.monotonic()
+
+    def remaining_s(self) -> float:
+        """Raises DeadlineExceeded when there is nothing left."""
+        remaining_s = self._started_s + self.timeout_s - time.monotonic()
+        if remaining_s <= 0:
+            raise self._exceeded()
+        return remaining_s
+
+    def wait(self, future: "Future[T]", give_up: Callable[["Future[T]"], object]) -> T:
+        """The future's result; whatever ends the wait for it sooner, `give_up` hears of it."""
+        try:
+            return future.result(self.remaining_s())
+        except TimeoutError:
+            give_up(future)
+            raise self._exceeded() from None
+        except BaseException:
+            give_up(future)
+            raise
+
+    @asynccontextmanager
+    async def around(self) -> AsyncIterator[None]:
+        """Cancels what it surrounds when the time has passed, and raises DeadlineExceeded then."""
+        limit = asyncio.timeout(self.remaining_s())
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise self._exceeded() from None
+
+    def _exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"The request's deadline of {self.timeout_s:g} s passed before it could be started: its model may still "
+            "be loading."
+        )

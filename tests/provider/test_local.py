@@ -1,0 +1,142 @@
+"""The engine in this process: who waits for a model or a thread holds up nobody else, and not beyond a deadline."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from basemlx.engine.errors import DeadlineExceeded, ModelNotFound
+from basemlx.provider.deadline import Deadline, timeout_of
+from basemlx.provider.http import HttpBackend
+from basemlx.provider.local import LocalBackend
+from basemlx.provider.work import NUM_THREADS
+from tests.serving import PATIENCE_S, Noise, chat_body
+
+SLOW = "slow"
+
+
+@pytest.fixture
+def loading(noise: Noise, zoo: Callable[..., Path]) -> Iterator[threading.Event]:
+    """The model SLOW is being loaded, until the event is set."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stall(stage: str, fraction: float) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+
+    def load() -> None:
+        noise.engine.load(SLOW, folder=zoo("qwen3"), progress=stall)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+        thread.join(PATIENCE_S)
+        noise.check_idle()
+        assert noise.engine.unload(SLOW, timeout_s=PATIENCE_S)
+
+
+async def test_who_waits_for_a_model_holds_up_nobody_else(
+    local: LocalBackend, noise: Noise, loading: threading.Event
+) -> None:
+    waiting = [asyncio.create_task(local.achat(chat_body(model=SLOW))) for _ in range(3 * NUM_THREADS)]
+    waiting += [asyncio.create_task(local.atokenize({"model": SLOW, "prompt": "x"})) for _ in range(3)]
+    await asyncio.sleep(0)
+    answer = await asyncio.wait_for(local.achat(chat_body()), PATIENCE_S)
+    assert answer["usage"]["completion_tokens"] == 4
+    assert not any(task.done() for task in waiting)
+    for task in waiting[1:-1]:
+        task.cancel()
+    loading.set()
+    first, *cancelled, last = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, dict)
+    assert first["model"] == SLOW
+    assert isinstance(last, dict)
+    assert last["count"] > 0
+    assert all(isinstance(error, asyncio.CancelledError) for error in cancelled)
+
+
+async def test_a_deadline_holds_while_the_model_is_being_loaded(
+    local: LocalBackend,
+    http: HttpBackend,
+    noise: Noise,
+    loading: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("basemlx.provider.http.GRACE_S", 0.0)
+    body = chat_body(model=SLOW, timeout=0.05)
+    for backend in (local, http):
+        with pytest.raises(DeadlineExceeded):
+            await backend.achat(body)
+        with pytest.raises(DeadlineExceeded):
+            await backend.achat_stream(body)
+        with pytest.raises(DeadlineExceeded):
+            backend.chat(body)
+        with pytest.raises(DeadlineExceeded):
+            backend.tokenize({"model": SLOW, "prompt": "x", "timeout": 0.05})
+
+
+async def test_a_deadline_holds_while_all_threads_are_busy(noise: Noise) -> None:
+    busy, go_on = threading.Barrier(NUM_THREADS + 1), threading.Event()
+
+    def work() -> None:
+        busy.wait(PATIENCE_S)
+        go_on.wait(PATIENCE_S)
+
+    with LocalBackend(engine=noise.engine) as backend:
+        working = [asyncio.create_task(backend._work.run(work)) for _ in range(NUM_THREADS)]
+        await asyncio.to_thread(busy.wait, PATIENCE_S)
+        try:
+            with pytest.raises(DeadlineExceeded, match=r"0\.05 s passed"):
+                await backend.achat(chat_body(timeout=0.05))
+        finally:
+            go_on.set()
+            await asyncio.gather(*working)
+        assert (await backend.achat(chat_body()))["choices"]
+    noise.check_idle()
+
+
+def test_what_was_waited_for_is_taken_off_the_time() -> None:
+    deadline, late = Deadline(100), Deadline(1e-9)
+    assert 0 < deadline.remaining_s() < 100
+    with pytest.raises(DeadlineExceeded):
+        late.remaining_s()
+    given_up: list[object] = []
+    never: Future[int] = Future()
+    with pytest.raises(DeadlineExceeded):
+        Deadline(0.01).wait(never, given_up.append)
+    assert given_up == [never]
+
+
+@pytest.mark.parametrize("timeout", [None, True, "5", 0, -1, float("nan"), float("inf"), 10**400, {}])
+def test_what_is_no_time_is_left_to_whoever_reads_the_body(timeout: object) -> None:
+    assert timeout_of({"timeout": timeout}) is None
+
+
+async def test_a_folder_is_a_model_here(noise: Noise, zoo: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "of-mine"
+    shutil.copytree(zoo("qwen3"), folder)
+    body = chat_body(model=str(folder), seed=1)
+    with LocalBackend(engine=noise.engine) as backend:
+        answers = await asyncio.gather(*(backend.achat(body) for _ in range(3)))
+        assert {answer["model"] for answer in answers} == {"of-mine"}
+        assert backend.chat(body)["choices"] == answers[0]["choices"]
+        assert noise.engine.unload("of-mine")
+        missing = tmp_path / "missing"
+        with pytest.raises(ModelNotFound):
+            backend.chat(chat_body(model=str(missing)))
+        shutil.copytree(folder, missing)
+        assert backend.chat(chat_body(model=str(missing)))["model"] == "missing"
+        assert noise.engine.unload("missing")
+
+
+async def test_a_folder_is_no_model_over_http(http: HttpBackend, zoo: Callable[..., Path]) -> None:
+    with pytest.raises(ModelNotFound):
+        await http.achat(chat_body(model=str(zoo("qwen3"))))
