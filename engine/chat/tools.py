@@ -17,10 +17,18 @@ class Tool:
 
     @property
     def schema(self) -> Mapping[str, Any]:
-        """The schema of the arguments, which are always an object."""
+        """The schema of the arguments, which are always an object, whatever else it would allow."""
         if self.parameters is None:
             return {"type": "object", "properties": {}, "additionalProperties": False}
-        return self.parameters if "type" in self.parameters else {"type": "object", **self.parameters}
+        kinds = self.parameters.get("type")
+        if kinds is not None and not (isinstance(kinds, list | tuple) and "object" in kinds):
+            return self.parameters
+        return {**self.parameters, "type": "object"}
+
+    @property
+    def takes_object(self) -> bool:
+        """Whether the schema says nothing else of its root; `type` only, the rest is the grammar's to find out."""
+        return self.schema.get("type") == "object"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from basemlx.engine.grammar.backend import CompiledGrammar, Matcher
 from basemlx.engine.grammar.cache import ByteCache
 from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.languages import words
-from basemlx.engine.grammar.limits import DEFAULT_LIMITS, SchemaLimits, read_schema, schema_text
+from basemlx.engine.grammar.limits import DEFAULT_LIMITS, SchemaLimits, read_schema, schema_text, too_large
 from basemlx.engine.grammar.llguidance_backend import LLGuidanceBackend
 from basemlx.engine.grammar.schema import SchemaPlan
 from basemlx.engine.grammar.structure import Node, json_nodes
@@ -44,6 +44,8 @@ CACHE_BYTES = 64 * 1024 * 1024
 MAX_WORKERS = 2
 MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_CHOICES = 2_000
+MAX_STRUCTURE_CHARS = 4 * 1024 * 1024
+"""Of a turn's schemas together, and of its structure: definitions stand in each parameter that refers to them."""
 MAX_XGRAMMAR_CHARS = 8 * 1024
 """Of a turn's schemas together: xgrammar compiles larger ones for longer than a request should wait."""
 
@@ -196,9 +198,15 @@ class GrammarCompiler:
     def compile_structure(self, node: Node) -> Compiled:
         """A turn's structure, on xgrammar where its schema compiler enforces every value in it, else on llguidance.
         Raises UnsupportedSchema, whose pointer says where in the request."""
-        values = [read_schema(value.schema, self._limits) for value in json_nodes(node)]
-        size = sum(len(schema_text(value, self._limits)) for value in values)
+        size = 0
+        for value in json_nodes(node):
+            size += len(schema_text(read_schema(value.schema, self._limits), self._limits))
+            if size > MAX_STRUCTURE_CHARS:
+                raise too_large("is too large together with the others")
         written = node_json(node)
+        text = json.dumps(written, ensure_ascii=False)
+        if len(text) > MAX_STRUCTURE_CHARS:
+            raise too_large("is too large together with the others")
         takes_xgrammar = size <= MAX_XGRAMMAR_CHARS and self._xgrammar is not None
         task: Task = {
             "kind": "structure",
@@ -206,7 +214,7 @@ class GrammarCompiler:
             "controls": dict(self.vocabulary.controls),
             "prefer": "xgrammar" if takes_xgrammar else "llguidance",
         }
-        key = ("structure", json.dumps(written, ensure_ascii=False))
+        key = ("structure", text)
         return self._waiter(key, lambda abandoned: self._compile_structure(task, size, abandoned))()
 
     def _compile_structure(self, task: Task, size: int, abandoned: threading.Event) -> tuple[Compiled, int]:

@@ -21,6 +21,7 @@ from basemlx.engine.grammar.expand import Expander, Gap, TooManyCases
 from basemlx.engine.grammar.json.builder import Builder
 from basemlx.engine.grammar.limits import DEFAULT_LIMITS, SchemaLimits, read_schema, too_large
 from basemlx.engine.grammar.recogniser import TooCostly
+from basemlx.engine.grammar.wellformed import check_well_formed
 from basemlx.engine.grammar.xgrammar_gaps import xgrammar_gaps
 
 
@@ -70,6 +71,7 @@ def plan_schema(
     name (the rule to refer to is `<prefix>r0`). `loosely` leaves patterns and formats to be checked afterwards, for
     schemas whose grammar was too large with them. Raises UnsupportedSchema if it is malformed or over a limit."""
     checked = read_schema(schema, limits)
+    check_well_formed(checked)
     try:
         document = Document(checked)
         expander = Expander(document, limits, loosely)

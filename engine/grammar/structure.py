@@ -79,7 +79,15 @@ class Repeat:
     separator: "Node | None" = None
 
 
-Node = Const | Json | Text | Until | Regex | Seq | Or | Repeat
+@dataclass(frozen=True, slots=True)
+class Separated:
+    """Parts in their order, each with whether it is required; `separator` between those that are there."""
+
+    parts: tuple[tuple["Node", bool], ...]
+    separator: str
+
+
+Node = Const | Json | Text | Until | Regex | Seq | Or | Repeat | Separated
 
 EMPTY = Seq(())
 
@@ -123,3 +131,18 @@ def json_nodes(node: Node) -> Iterator[Json]:
             yield from json_nodes(part)
             if separator is not None:
                 yield from json_nodes(separator)
+        case Separated(parts=parts):
+            for each, _ in parts:
+                yield from json_nodes(each)
+
+
+def has_separated(node: Node) -> bool:
+    """Whether parts that may be missing make the tree larger where it is written without names."""
+    match node:
+        case Separated():
+            return True
+        case Seq(parts=nodes) | Or(options=nodes):
+            return any(map(has_separated, nodes))
+        case Repeat(part=part, separator=separator):
+            return has_separated(part) or (separator is not None and has_separated(separator))
+    return False

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Seq, Text, Until
+from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Separated, Seq, Text, Until
 
 
 def node_json(node: Node) -> list[Any]:
@@ -24,6 +24,8 @@ def node_json(node: Node) -> list[Any]:
             return ["or", [node_json(option) for option in options]]
         case Repeat(part=part, low=low, high=high, separator=separator):
             return ["repeat", node_json(part), low, high, None if separator is None else node_json(separator)]
+        case Separated(parts=parts, separator=between):
+            return ["separated", [[node_json(part), required] for part, required in parts], between]
 
 
 def json_node(value: list[Any]) -> Node:
@@ -45,4 +47,6 @@ def json_node(value: list[Any]) -> Node:
             return Or(tuple(json_node(option) for option in options))
         case ["repeat", part, low, high, separator]:
             return Repeat(json_node(part), low, high, None if separator is None else json_node(separator))
+        case ["separated", parts, between]:
+            return Separated(tuple((json_node(part), required) for part, required in parts), between)
     raise ValueError(f"no node: {value[:1]}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from basemlx.engine.errors import UnsupportedSchema
 from basemlx.engine.grammar.search import without
-from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Seq, Text, Until
+from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Separated, Seq, Text, Until
 from basemlx.engine.grammar.structure_xgrammar import controls_pattern
 
 JsonRules = Callable[[Json, str], tuple[str, str]]
@@ -68,9 +68,31 @@ class _Writer:
                 written = f"({self.write(part)})"
                 if separator is None or high == 1:
                     return written + _times(low, high)
+                written = self._rule(written)
                 more = f"({self.write(separator)} {written})"
                 several = f"{written} {more}{_times(max(low - 1, 0), None if high is None else high - 1)}"
                 return several if low else f"({several})?"
+
+            case Separated():
+                return self._separated(node)
+
+    def _separated(self, node: Separated) -> str:
+        """A rule for what may follow once something came before, and one for what may come where nothing did, for each
+        part: as large as the parts are, however many of them are optional."""
+        separator = self._const(node.separator)
+        first, after = "", ""
+        for part, required in reversed(node.parts):
+            here = self._rule(self.write(part))
+            begun = f"{here} {after}"
+            first = self._rule(begun if required else f"{begun} | {first}" if first else f"({begun})?")
+            after = self._rule(f"({separator} {here}){'' if required else '?'} {after}")
+        return first or '""'
+
+    def _rule(self, written: str) -> str:
+        """The name of a rule of its own, for what is needed in several places."""
+        name = f"part{len(self.rules)}"
+        self.rules.append(f"{name}: {written}\n")
+        return name
 
     def _const(self, text: str) -> str:
         return " ".join(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from basemlx.engine.errors import UnsupportedSchema
 from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.schema import SchemaPlan, plan_schema
-from basemlx.engine.grammar.structure import Json, Node
+from basemlx.engine.grammar.structure import Json, Node, has_separated
 from basemlx.engine.grammar.structure_llguidance import lark
 from basemlx.engine.grammar.structure_xgrammar import structural_tag
 
@@ -49,7 +49,7 @@ def write_structure(
         return f"{prefix}r0", plan.lark
 
     text = lark(node, controls, rules)
-    if prefer == "xgrammar" and all_exact:
+    if prefer == "xgrammar" and all_exact and not has_separated(node):
         return Written("xgrammar", json.dumps(structural_tag(node, controls), ensure_ascii=False))
     return Written("llguidance", text, tuple(remaining))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Seq, Text, Until
+from basemlx.engine.grammar.structure import Const, Json, Node, Or, Regex, Repeat, Separated, Seq, Text, Until
 
 Format = dict[str, Any]
 JsonFormat = Callable[[Json], Format]
@@ -80,10 +80,24 @@ class _Writer:
                 return {"type": "or", "elements": [self.write(option) for option in options]}
             case Repeat():
                 return self._repeat(node)
+            case Separated():
+                return self._separated(node)
 
     def _const(self, text: str) -> Format:
         value = self._controls.sub(lambda match: private_text(match[0]), text) if self._controls else text
         return {"type": "const_string", "value": value}
+
+    def _separated(self, node: Separated) -> Format:
+        """A tag has no names, so a part stands in it as often as there are optional ones before it."""
+        separator = self._const(node.separator)
+        first, after = _sequence([]), _sequence([])
+        for part, required in reversed(node.parts):
+            written = self.write(part)
+            here = _sequence([written, after])
+            first = here if required else {"type": "or", "elements": [here, first]}
+            this = _sequence([separator, written])
+            after = _sequence([this if required else {"type": "optional", "content": this}, after])
+        return first
 
     def _repeat(self, node: Repeat) -> Format:
         part = self.write(node.part)

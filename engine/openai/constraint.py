@@ -13,6 +13,7 @@ from typing import Any
 from basemlx.engine.chat.formats import new_call_id
 from basemlx.engine.chat.parser import OutputParser
 from basemlx.engine.chat.reasoning import State
+from basemlx.engine.chat.tool_schemas import check_tools
 from basemlx.engine.chat.turn import Ask, json_document, turn_parser, turn_structure
 from basemlx.engine.errors import UnsupportedParameter, UnsupportedSchema
 from basemlx.engine.grammar.compiler import Compiled, GrammarCompiler
@@ -59,6 +60,7 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
         return TurnPlan(ask, conduct=conduct, state=state)
     default = answer.pointer if answer is not None else use.path
     with _located(default, tools=use.path):
+        check_tools(ask.callable_tools)
         structure = turn_structure(ask, conduct.form, conduct.style, state)
         constraint = conduct.compiler.compile_structure(structure)
     left = dict(constraint.remaining)

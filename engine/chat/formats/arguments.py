@@ -5,15 +5,17 @@ arguments as a whole, or about a string's form, cannot be said this way: refused
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from basemlx.engine.chat.formats.base import json_text, raw_text
-from basemlx.engine.chat.formats.literals import resolved, typed, types_of
+from basemlx.engine.chat.formats.literals import MAX_REFERENCES, resolved, typed, types_of, types_of_value
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.errors import UnsupportedSchema
+from basemlx.engine.grammar.limits import escaped
 from basemlx.engine.grammar.structure import Json, Node, Regex, Until, either, optional, seq
+from basemlx.engine.grammar.wellformed import ASSERTIONS
 
 NAME = Regex("[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """Of a parameter that no schema declares."""
@@ -22,13 +24,23 @@ PLAIN_NAME = re.compile(r"[^\s<>\"]([^<>\"\n]*[^\s<>\"])?")
 """What stands in a tag, white space around it not counted."""
 
 _WHOLE = (
-    "allOf", "anyOf", "const", "dependencies", "dependentRequired", "dependentSchemas", "else", "enum", "if",
-    "maxProperties", "minProperties", "not", "oneOf", "patternProperties", "propertyNames", "then",
-    "unevaluatedProperties",
+    "$dynamicRef", "allOf", "anyOf", "const", "dependencies", "dependentRequired", "dependentSchemas", "enum", "if",
+    "maxProperties", "minProperties", "not", "oneOf", "patternProperties", "propertyNames", "unevaluatedProperties",
 )  # fmt: skip
-_STRING_FORM = ("const", "enum", "format", "maxLength", "minLength", "pattern", "allOf", "not", "if", "$ref")
-_SIMPLE = frozenset(
-    {"type", "title", "description", "default", "examples", "anyOf", "deprecated", "$comment"}
+_STRING_FORM = frozenset(
+    (
+        "$dynamicRef", "$ref", "allOf", "const", "enum", "format", "if", "maxLength", "minLength", "not", "oneOf",
+        "pattern",
+    )
+)  # fmt: skip
+_NUMBER_FORM = frozenset(("exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf"))
+_ARRAY_FORM = frozenset(
+    ("additionalItems", "contains", "items", "maxItems", "minItems", "prefixItems", "unevaluatedItems", "uniqueItems")
+)  # fmt: skip
+_FORMS = (
+    (frozenset({"number", "integer"}), _NUMBER_FORM),
+    (frozenset({"array"}), _ARRAY_FORM),
+    (frozenset({"object"}), ASSERTIONS - _STRING_FORM - _NUMBER_FORM - _ARRAY_FORM - {"anyOf", "type"}),
 )
 
 
@@ -47,38 +59,73 @@ class Parameter:
 def parameters(tool: Tool, names: re.Pattern[str] = PLAIN_NAME) -> list[Parameter] | None:
     """The declared parameters in their order; None if there are none and any is allowed. `names` is how the format can
     write one; a parameter with another is left out if it may be. Raises UnsupportedSchema."""
-    root: Any = tool.schema
-    top = resolved(root["$ref"], root) if isinstance(root.get("$ref"), str) else root
+    root = tool.schema
+    top, place = followed(root, tool.pointer, tool)
     if not isinstance(top, Mapping):
-        raise _unsupported(tool, "$ref", "")
+        raise refusal("$ref", f"{tool.pointer}/$ref")
     if tool.strict:
         for keyword in _WHOLE:
             if keyword in top:
-                raise _unsupported(tool, keyword, f"/{keyword}")
-    declared = top.get("properties")
-    properties: dict[str, Any] = dict(declared) if isinstance(declared, Mapping) else {}
-    listed = top.get("required")
-    required = [name for name in listed if isinstance(name, str)] if isinstance(listed, list | tuple) else []
-    properties |= {name: {} for name in required if name not in properties}
-    if not properties and top.get("additionalProperties") is not False:
-        if tool.strict and top.get("additionalProperties") not in (None, True, {}):
-            raise _unsupported(tool, "additionalProperties", "/additionalProperties")
+                raise refusal(keyword, f"{place}/{keyword}")
+    properties: dict[str, Any] = dict(top.get("properties") or {})
+    required, additional = top.get("required") or (), top.get("additionalProperties", True)
+    for name in required:
+        if name not in properties and additional is False and tool.strict:
+            raise refusal("required", f"{place}/required")
+        properties.setdefault(name, {} if additional is False else additional)
+    if not properties and additional is not False:
+        if tool.strict and additional not in (True, {}):
+            raise refusal("additionalProperties", f"{place}/additionalProperties")
         return None
     for name in properties:
         if not names.fullmatch(name) and (tool.strict or name in required):
-            raise _unsupported(tool, "properties", f"/properties/{_escaped(name)}")
-    return [
-        Parameter(
-            name=name,
-            schema=_alone(tool, name, schema, root),
-            required=name in required,
-            strict=tool.strict,
-            pointer=f"{tool.pointer}/properties/{_escaped(name)}",
-            types=types_of(schema, root),
-        )
-        for name, schema in properties.items()
-        if schema is not False and names.fullmatch(name)
-    ]
+            raise refusal("properties", f"{place}/properties/{escaped(name)}")
+    alone = _Definitions(tool)
+    declared = []
+    for name, given in properties.items():
+        schema, pointer = followed(given, f"{place}/properties/{escaped(name)}", tool)
+        if schema is not False and names.fullmatch(name):
+            types = types_of(given, root)
+            is_required = name in required
+            declared.append(
+                Parameter(name, alone.given(schema, pointer), is_required, tool.strict, pointer, types)
+            )
+    return declared
+
+
+def followed(schema: Any, pointer: str, tool: Tool) -> tuple[Any, str]:
+    """Where a schema's references lead, and its pointer. What stands beside a reference is left out, and refused where
+    the tool is strict and it asserts anything. Raises UnsupportedSchema, too, if it leads nowhere."""
+    for _ in range(MAX_REFERENCES):
+        if not isinstance(schema, Mapping) or "$ref" not in schema:
+            return schema, pointer
+        target = resolved(schema["$ref"], tool.schema)
+        if target is None:
+            raise UnsupportedSchema(
+                f"The schema refers to {schema['$ref'][:200]!r}, which this model's way of writing tool calls cannot "
+                "follow: references are JSON Pointers within the schema.",
+                keyword="$ref",
+                pointer=f"{pointer}/$ref",
+            )
+        if tool.strict:
+            for keyword in schema:
+                if (
+                    keyword in ASSERTIONS
+                    and keyword != "$ref"
+                    and not _same_type(keyword, schema, target, tool)
+                ):
+                    raise refusal(keyword, f"{pointer}/{keyword}")
+        schema, pointer = target, tool.pointer + schema["$ref"].removeprefix("#")
+    raise UnsupportedSchema(
+        "The schema refers to itself without describing anything in between.",
+        keyword="$ref",
+        pointer=f"{pointer}/$ref",
+    )
+
+
+def _same_type(keyword: str, schema: Mapping[str, Any], target: Any, tool: Tool) -> bool:
+    """Whether `keyword` is a `type` that the target has anyway."""
+    return keyword == "type" and types_of(target, tool.schema) <= types_of({"type": schema["type"]}, {})
 
 
 def raw_value(parameter: Parameter, end: str, excluding: str = "") -> Node:
@@ -87,19 +134,106 @@ def raw_value(parameter: Parameter, end: str, excluding: str = "") -> Node:
     schema = parameter.schema
     if "string" not in parameter.types:
         return seq(Json(schema, parameter.strict, parameter.pointer), end)
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list | tuple):
-        fitting = [text for value in values if (text := _as_text(value, parameter.types)) is not None]
-        fitting = [text for text in fitting if (excluding or end) not in text]
-        if fitting:
-            return either(*(seq(text, end) for text in fitting))
+    values = prescribed(schema, schema, parameter.pointer, strict=parameter.strict)
+    if values is not None:
+        texts = [text for value in values if (text := _as_text(value, parameter.types)) is not None]
+        texts = [text for text in texts if (excluding or end) not in text]
+        if texts:
+            return either(*(seq(text, end) for text in texts))
     if parameter.strict:
-        for keyword in _STRING_FORM:
-            if keyword in schema:
-                raise refusal(keyword, f"{parameter.pointer}/{keyword}")
-        if parameter.types != {"string"} and not _is_simple(schema):
-            raise refusal("type", parameter.pointer)
+        _check_sayable(schema, parameter.types, parameter.pointer)
     return free
+
+
+def _check_sayable(schema: Any, types: frozenset[str], pointer: str) -> None:
+    """Raises UnsupportedSchema unless every text, typed as the parser types it, is a value of the schema."""
+    if schema is True:
+        return
+    if not isinstance(schema, Mapping):
+        raise refusal(pointer.rpartition("/")[2], pointer)
+    for keyword, value in schema.items():
+        if keyword in _STRING_FORM or any(types & kinds and keyword in form for kinds, form in _FORMS):
+            raise refusal(keyword, f"{pointer}/{escaped(keyword)}")
+        if keyword == "anyOf":
+            for at, option in enumerate(value):
+                _check_sayable(option, types, f"{pointer}/anyOf/{at}")
+
+
+def prescribed(
+    schema: Any, root: Mapping[str, Any], pointer: str, *, strict: bool, depth: int = 0
+) -> list[Any] | None:
+    """The values that `const` and `enum` leave, alone or as the options of `anyOf`; None where there are others.
+
+    They are held to the other keywords; where `strict`, those that cannot be decided here are refused.
+    """
+    if not isinstance(schema, Mapping) or depth > MAX_REFERENCES:
+        return None
+    if set(schema) & ASSERTIONS == {"$ref"}:
+        return prescribed(resolved(schema["$ref"], root), root, pointer, strict=strict, depth=depth + 1)
+    if set(schema) & ASSERTIONS == {"anyOf"}:
+        found: list[Any] = []
+        for at, option in enumerate(schema["anyOf"]):
+            values = prescribed(option, root, f"{pointer}/anyOf/{at}", strict=strict, depth=depth + 1)
+            if values is None or len(found) > MAX_PRESCRIBED:
+                return None
+            found += values
+        return found
+    if depth and set(schema) & ASSERTIONS == {"type"} and schema["type"] in list(_FEW):
+        return list(_FEW[schema["type"]])
+    if "const" not in schema and "enum" not in schema:
+        return None
+    given = "const" if "const" in schema else "enum"
+    values = [schema["const"]] if given == "const" else list(schema["enum"])
+    for keyword, operand in schema.items():
+        if keyword == given:
+            continue
+        if keyword in _DECIDED:
+            values = [value for value in values if _DECIDED[keyword](value, operand)]
+        elif strict and keyword in ASSERTIONS:
+            raise refusal(keyword, f"{pointer}/{escaped(keyword)}")
+    if strict and not values:
+        raise UnsupportedSchema(
+            f"No value satisfies the schema at {pointer}.", keyword="enum", pointer=pointer
+        )
+    return values
+
+
+def _is_one_of(value: Any, values: Sequence[Any]) -> bool:
+    written = _canonical(value)
+    return any(_canonical(other) == written for other in values)
+
+
+def _canonical(value: Any) -> Any:
+    """Equal for values that JSON Schema calls equal: 1 and 1.0, not 1 and true."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return json_text(value)
+    if isinstance(value, Mapping):
+        return {key: _canonical(part) for key, part in value.items()}
+    return [_canonical(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def _if_string(value: Any, is_right: Callable[[int], bool]) -> bool:
+    return not isinstance(value, str) or is_right(len(value))
+
+
+def _if_number(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, bool) or not isinstance(value, int | float) or is_right(value)
+
+
+_DECIDED: dict[str, Callable[[Any, Any], bool]] = {
+    "type": lambda value, kinds: bool(types_of_value(value) & types_of({"type": kinds}, {})),
+    "const": lambda value, other: _canonical(value) == _canonical(other),
+    "enum": _is_one_of,
+    "minLength": lambda value, least: _if_string(value, lambda length: length >= least),
+    "maxLength": lambda value, most: _if_string(value, lambda length: length <= most),
+    "minimum": lambda value, least: _if_number(value, lambda number: number >= least),
+    "maximum": lambda value, most: _if_number(value, lambda number: number <= most),
+    "exclusiveMinimum": lambda value, least: _if_number(value, lambda number: number > least),
+    "exclusiveMaximum": lambda value, most: _if_number(value, lambda number: number < most),
+}
+"""Keywords that a value is simply held to."""
+_FEW: dict[Any, tuple[Any, ...]] = {"null": (None,), "boolean": (True, False)}
+MAX_PRESCRIBED = 5_000
 
 
 def _as_text(value: Any, types: frozenset[str]) -> str | None:
@@ -117,31 +251,29 @@ def in_order(tool: Tool, write: Callable[[Parameter], Node], any_parameter: Node
     return seq(*(node if parameter.required else optional(node) for parameter, node in written))
 
 
-def separated(nodes: list[tuple[Node, bool]], separator: str) -> Node:
-    """Nodes, each with whether it is required, in their order, with `separator` between those that are there."""
-    after: Node = seq()  # what may follow, once something came before
-    first: Node = seq()  # what may come where nothing did
-    for node, required in reversed(nodes):
-        here = seq(node, after)
-        first = here if required else either(here, first)
-        this = seq(separator, node)
-        after = seq(this if required else optional(this), after)
-    return first
+class _Definitions:
+    """What a parameter's schema needs of the tool's, so that it can stand alone."""
+
+    def __init__(self, tool: Tool) -> None:
+        self._tool = tool
+        self._definitions = {key: tool.schema[key] for key in ("$defs", "definitions") if key in tool.schema}
+        self._are_local = all(map(_is_in_definitions, _references(self._definitions)))
+
+    def given(self, schema: Any, pointer: str) -> Mapping[str, Any]:
+        if not isinstance(schema, Mapping):
+            return {}
+        references = list(_references(schema))
+        if not references:
+            return schema
+        if self._are_local and all(map(_is_in_definitions, references)):
+            return {**schema, **self._definitions}
+        if self._tool.strict:
+            raise refusal("$ref", pointer)
+        return {}
 
 
-def _alone(tool: Tool, name: str, schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A parameter's schema with the definitions that it refers to."""
-    if not isinstance(schema, Mapping):
-        return {}
-    definitions = {key: root[key] for key in ("$defs", "definitions") if key in root}
-    references = list(_references(schema)) + (list(_references(definitions)) if definitions else [])
-    if not references:
-        return schema
-    if any(not reference.startswith(("#/$defs/", "#/definitions/")) for reference in references):
-        if tool.strict:
-            raise _unsupported(tool, "$ref", f"/properties/{_escaped(name)}")
-        return {}
-    return {**schema, **definitions}
+def _is_in_definitions(reference: str) -> bool:
+    return reference.startswith(("#/$defs/", "#/definitions/"))
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -154,25 +286,6 @@ def _references(value: Any) -> Iterator[str]:
             waiting.extend(current.values())
         elif isinstance(current, list | tuple):
             waiting.extend(current)
-
-
-def _is_simple(schema: Mapping[str, Any]) -> bool:
-    """Whether a value of the right type always fits, objects and arrays aside."""
-    if not set(schema) <= _SIMPLE:
-        return False
-    kinds = schema.get("type", ())
-    if {"object", "array"} & set([kinds] if isinstance(kinds, str) else kinds):
-        return False
-    options = schema.get("anyOf", ())
-    return all(isinstance(option, Mapping) and "type" in option and _is_simple(option) for option in options)
-
-
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _unsupported(tool: Tool, keyword: str, where: str) -> UnsupportedSchema:
-    return refusal(keyword, tool.pointer + where)
 
 
 def refusal(keyword: str, pointer: str) -> UnsupportedSchema:

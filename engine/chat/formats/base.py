@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar
 
-from basemlx.engine.chat.formats.literals import escaped, typed, types_of
+from basemlx.engine.chat.formats.literals import escaped, schema_of, typed, types_of
 from basemlx.engine.chat.formats.reader import Malformed, Reader, Steps
 from basemlx.engine.chat.parser import (
     Event,
@@ -275,7 +275,6 @@ class ParameterWriter:
         self._parser = parser
         self._root: Any = tool.schema if tool else {}
         self._num = 0
-        self._buffer: list[str] | None = None
 
     def begin(self, key: str) -> None:
         """The next value's name; nothing of the value is known yet."""
@@ -283,9 +282,7 @@ class ParameterWriter:
         self._num += 1
 
     def types(self, key: str) -> frozenset[str]:
-        properties = self._root.get("properties")
-        schema = properties.get(key) if isinstance(properties, dict) else None
-        return types_of(schema, self._root)
+        return types_of(schema_of(key, self._root), self._root)
 
     def value(self, key: str, ends: tuple[str, ...], *, is_string: bool | None = None) -> Steps[str | None]:
         """Reads a value that is written without quotes, up to one of `ends`. A string is passed on as it comes."""

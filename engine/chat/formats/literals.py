@@ -7,10 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from basemlx.engine.chat.formats.reader import Malformed, Reader, Sink, Steps
 
 MAX_DEPTH = 64
+MAX_REFERENCES = 16
+"""From one to the next."""
+MAX_SUBSCHEMAS = 1_000
+"""That are looked at for the types of one value."""
 _WORD = re.compile(r"[^,\]\[(){}:=\s\"'<]*")
 _BARE_KEY = re.compile(r"[^:,{}\[\]\"'<>\s]*")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -185,11 +190,11 @@ def types_of(
 
     Each subschema is looked at once (`known`): one that is met again within itself counts as all, which is safe.
     """
-    if not isinstance(schema, Mapping) or depth > 16:
+    if not isinstance(schema, Mapping) or depth > MAX_REFERENCES:
         return ALL_TYPES
     known = {} if known is None else known
-    if id(schema) in known:
-        return known[id(schema)]
+    if id(schema) in known or len(known) >= MAX_SUBSCHEMAS:
+        return known.get(id(schema), ALL_TYPES)
     known[id(schema)] = ALL_TYPES
     found = ALL_TYPES
     kinds = schema.get("type")
@@ -214,14 +219,32 @@ def types_of(
 
 
 def resolved(reference: str, root: Mapping[str, Any]) -> Any:
-    """The subschema that a local reference names; None if there is none."""
+    """The subschema that a JSON Pointer of a local reference names; None if there is none."""
+    fragment = unquote(reference.removeprefix("#"))
+    if not reference.startswith("#") or (fragment and not fragment.startswith("/")):
+        return None
     found: Any = root
-    for step in reference.removeprefix("#").split("/")[1:]:
+    for step in fragment.split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")
         if not isinstance(found, Mapping) or key not in found:
             return None
         found = found[key]
-    return found if reference.startswith("#") else None
+    return found
+
+
+def schema_of(name: str, root: Mapping[str, Any]) -> Any:
+    """The schema of a function's parameter; None where nothing is said of it."""
+    top: Any = root
+    for _ in range(MAX_REFERENCES):
+        if not isinstance(top, Mapping) or not isinstance(reference := top.get("$ref"), str):
+            break
+        top = resolved(reference, root)
+    if not isinstance(top, Mapping):
+        return None
+    properties = top.get("properties")
+    if isinstance(properties, Mapping) and name in properties:
+        return properties[name]
+    return top.get("additionalProperties")
 
 
 def types_of_value(value: Any) -> frozenset[str]:

@@ -4,13 +4,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from basemlx.engine.chat.formats.arguments import Parameter, parameters, separated
+from basemlx.engine.chat.formats.arguments import Parameter, parameters
 from basemlx.engine.chat.formats.base import CallGrammar, CallParser, Format, json_text, new_call_id
 from basemlx.engine.chat.formats.literals import literal
 from basemlx.engine.chat.formats.reader import Malformed, Steps
 from basemlx.engine.chat.parser import NewId
 from basemlx.engine.chat.tools import Call, Tool
-from basemlx.engine.grammar.structure import Json, Node, Regex, Repeat, either, optional, seq
+from basemlx.engine.grammar.structure import Json, Node, Regex, Repeat, Separated, either, optional, seq
 
 _NAME = re.compile(r"[\w.-]*")
 _WRITTEN = re.compile(r"[A-Za-z_]\w*")
@@ -138,9 +138,7 @@ def _keywords(tool: Tool) -> Node:
     if declared is None:
         name = Regex("[A-Za-z_][A-Za-z0-9_]{0,63}")
         return optional(Repeat(seq(name, "=", Json({})), 1, None, separator=seq(", ")))
-    return separated(
-        [(seq(f"{parameter.name}=", _value(parameter)), parameter.required) for parameter in declared], ", "
-    )
+    return Separated(tuple((seq(f"{each.name}=", _value(each)), each.required) for each in declared), ", ")
 
 
 def _value(parameter: Parameter) -> Node:
