@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import re
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -37,6 +38,8 @@ GRACE_S = 5.0
 
 MAX_IDLE_CONNECTIONS = 32
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
 
 class HttpBackend:
     """`api_base` is the address with its /v1. `deadline_s` is for requests that bring no `timeout` of their own.
@@ -52,9 +55,10 @@ class HttpBackend:
     ) -> None:
         self.api_base = _checked_base(api_base)
         self._deadline_s = deadline_s
-        self._headers = {"content-type": "application/json", **(headers or {})}
+        self._shown_base = _without_credentials(self.api_base)
+        self._headers = {"content-type": "application/json", **_checked_headers(headers or {})}
         if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+            self._headers["authorization"] = f"Bearer {_checked_key(api_key)}"
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._client: httpx.AsyncClient | None = None
@@ -177,12 +181,16 @@ class HttpBackend:
         except httpx.ReadTimeout:
             raise ServerUnreachable(f"The server has been silent for {SILENCE_TIMEOUT_S:g} s.") from None
         except httpx.ConnectError as error:
-            raise ServerUnreachable(f"No server answers at {self.api_base}: {error}.") from None
+            raise ServerUnreachable(f"No server answers at {self._shown_base}: {error}.") from None
         except httpx.InvalidURL as error:
-            raise InvalidRequest(f"{self.api_base!r} is not a URL: {error}.", param="api_base") from None
+            raise InvalidRequest(f"{self._shown_base!r} is not a URL: {error}.", param="api_base") from None
+        except httpx.LocalProtocolError:  # whose text quotes what was to be sent, the key perhaps
+            raise ServerUnreachable(
+                f"The request to {self._shown_base} could not be sent: it is no valid HTTP."
+            ) from None
         except httpx.HTTPError as error:
             raise ServerUnreachable(
-                f"The connection to {self.api_base} failed: {str(error) or type(error).__name__}."
+                f"The connection to {self._shown_base} failed: {str(error) or type(error).__name__}."
             ) from None
 
     def _connected(self) -> httpx.AsyncClient:
@@ -304,14 +312,55 @@ def _close_client(client: httpx.AsyncClient, pid: int) -> None:
 
 
 def _checked_base(api_base: str) -> str:
-    base = api_base.rstrip("/")
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    base = api_base.strip().rstrip("/")
+    if not _is_base(base):
+        shown = base.rpartition("@")[2][:200]  # without credentials
         raise InvalidRequest(
-            f"api_base must be a URL such as http://127.0.0.1:11435/v1, not {api_base[:200]!r}.",
-            param="api_base",
+            f"api_base must be a URL such as http://127.0.0.1:11435/v1, not {shown!r}.", param="api_base"
         )
     return base
+
+
+def _is_base(base: str) -> bool:
+    try:
+        parts = urlsplit(base)
+        has_place = bool(parts.hostname) and parts.port != 0  # the port is checked by being asked for
+    except ValueError:
+        return False
+    is_plain = base.isascii() and base.isprintable() and " " not in base
+    return (
+        is_plain and has_place and parts.scheme in ("http", "https") and not (parts.query or parts.fragment)
+    )
+
+
+def _without_credentials(api_base: str) -> str:
+    parts = urlsplit(api_base)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _checked_key(api_key: str) -> str:
+    """Never quoted: what is wrong with it may be a single character at its end."""
+    if not _is_sendable(api_key):
+        raise InvalidRequest(
+            "api_key has characters that an HTTP header cannot carry. Is there a line break at its end?",
+            param="api_key",
+        )
+    return api_key
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise InvalidRequest("headers has a name that is none in HTTP.", param="headers")
+        if not _is_sendable(value):
+            raise InvalidRequest(
+                f"The header {name} has characters that an HTTP header cannot carry.", param="headers"
+            )
+    return dict(headers)
+
+
+def _is_sendable(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
 
 
 def _is_loopback(api_base: str) -> bool:

@@ -68,7 +68,9 @@ async def test_every_answer_is_the_same_in_both_transports(both: Both, name: str
 
 async def test_cached_tokens_are_told_in_both_transports(both: Both) -> None:
     """A prompt that nobody has asked before, then again in each way."""
-    text = "A prefix of its own, long enough to be worth keeping: one two three four five six seven eight nine."
+    text = (
+        "A prefix of its own, long enough to be worth keeping: one two three four five six seven eight nine."
+    )
     body = chat_body(messages=[{"role": "user", "content": text}])
     first = both[0].chat(body)["usage"]["prompt_tokens_details"]["cached_tokens"]
     usages = []
