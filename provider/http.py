@@ -350,7 +350,7 @@ def _checked_key(api_key: str) -> str:
 
 def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+        if not _HEADER_NAME.fullmatch(str(name)):
             raise InvalidRequest("headers has a name that is none in HTTP.", param="headers")
         if not _is_sendable(value):
             raise InvalidRequest(
