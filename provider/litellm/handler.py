@@ -73,7 +73,7 @@ class BaseMLXLLM(litellm.CustomLLM):
 
     def _stream(self, model: str, messages: list[Any], call: Mapping[str, Any]) -> LiteLLMStream:
         with litellm_errors(model):
-            backend, body = self._chat(model, messages, call)
+            backend, body = self._chat(model, messages, call, stream=True)
             if body.get("n") not in (None, 1):
                 raise InvalidRequest(
                     "n above 1 cannot be streamed through LiteLLM, which keeps one finish reason for all choices. "
@@ -85,10 +85,11 @@ class BaseMLXLLM(litellm.CustomLLM):
             return LiteLLMStream(backend.chat_stream(body), model)
 
     def _chat(
-        self, model: str, messages: list[Any], call: Mapping[str, Any]
+        self, model: str, messages: list[Any], call: Mapping[str, Any], *, stream: bool = False
     ) -> tuple[Backend, dict[str, Any]]:
         self._on_model(model, "chat")
-        body = chat_body(model, messages, call.get("optional_params") or {}, call.get("timeout"))
+        params = call.get("optional_params") or {}
+        body = chat_body(model, messages, params, call.get("timeout"), stream=stream)
         return self._backend(call), body
 
     def _embedding(

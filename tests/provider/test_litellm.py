@@ -288,6 +288,42 @@ def test_what_is_asked_reaches_the_engine_which_names_what_is_wrong(
     assert named in str(info.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "tiny"),
+        ("messages", [{"role": "user", "content": "Something else."}]),
+        ("input", "x"),
+        ("stream", True),
+        (None, "no object"),
+    ],
+)
+def test_extra_body_cannot_change_what_is_asked_of_whom(
+    name: str | None, value: Any, where: dict[str, Any], vectors: str
+) -> None:
+    extra = value if name is None else {name: value}
+    named = "extra_body" if name is None else f"extra_body.{name}"
+    with pytest.raises(litellm.BadRequestError) as info:
+        litellm.completion(**call(extra_body=extra), **where)
+    assert info.value.body["param"] == named
+    with pytest.raises(litellm.BadRequestError) as info:
+        litellm.embedding(model=f"basemlx/{vectors}", input=["a fox"], extra_body=extra, **where)
+    assert info.value.body["param"] == named
+
+
+def test_extra_body_adds_fields_and_wins_over_parameters(where: dict[str, Any]) -> None:
+    asked = call(max_tokens=4, seed=1)
+    repeated = {"model": "noise", "messages": asked["messages"], "stream": False}
+    plain = litellm.completion(**asked, **where)
+    longer = litellm.completion(**asked, extra_body=repeated | {"max_tokens": 6}, **where)
+    assert (plain.usage.completion_tokens, longer.usage.completion_tokens) == (4, 6)
+    assert longer.choices[0].message.content.startswith(plain.choices[0].message.content)
+    streamed = litellm.completion(**asked, stream=True, extra_body={"stream": True, "max_tokens": 6}, **where)
+    assert text_of(streamed) == longer.choices[0].message.content
+    with pytest.raises(litellm.BadRequestError, match="n above 1 cannot be streamed"):
+        litellm.completion(**asked, stream=True, extra_body={"n": 2}, **where)
+
+
 def test_a_pydantic_class_as_response_format_reaches_the_engine(where: dict[str, Any]) -> None:
     from pydantic import BaseModel
 
