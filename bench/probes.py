@@ -16,6 +16,10 @@ from typing import Any
 PROMPT = "Write a 200-word story."
 
 
+BEFORE, AFTER = 80, 60
+"""Tokens of the running stream whose gaps are its normal ones."""
+
+
 def ours_stream(model: str, tokens: int, runs: int) -> dict[str, Any]:
     """Decode rate of one stream through Engine, end tokens ignored."""
     engine = _engine(model)
@@ -80,14 +84,19 @@ def prefix(model: str, prompt_tokens: int, runs: int) -> dict[str, Any]:
 
 
 def gaps(model: str, prompt_tokens: int) -> dict[str, Any]:
-    """Gaps between a running stream's tokens, before and while a long prompt is computed beside it."""
+    """Gaps between a running stream's tokens, before, while and after a long prompt is computed beside it.
+
+    `ratio` is the 99th percentile meanwhile over the median before. The stream's own text grows meanwhile, by thousands
+    of tokens where prompts are slow, and its normal gap with it: `ratio_own_pace` takes each gap over the normal one at
+    that place, between the medians before and after.
+    """
     engine = _engine(model)
     context = engine.models()[0].context_tokens
     warm = _filler(64, 1)
     list(engine.submit(_request(warm, 8, "warm")))
     stamps: list[float] = []
     stream = engine.submit(_request(_filler(32, 2), context - 64, "running"))
-    for _ in range(80):
+    for _ in range(BEFORE):
         next(stream)
         stamps.append(time.perf_counter())
     long_started_s = time.perf_counter()
@@ -98,22 +107,33 @@ def gaps(model: str, prompt_tokens: int) -> dict[str, Any]:
             break
     long_s = time.perf_counter() - long_started_s
     finished = other.ended
+    count = len(stamps)
+    for _delta in itertools.islice(stream, AFTER):
+        stamps.append(time.perf_counter())
     stream.abort()
     engine.close()
-    pairs = list(itertools.pairwise(stamps))
-    normal = sorted(b - a for a, b in pairs[10:] if b < long_started_s)
-    during = sorted(b - a for a, b in pairs if b >= long_started_s)
-    p99 = during[min(len(during) - 1, int(0.99 * len(during)))]
+    all_gaps = [b - a for a, b in itertools.pairwise(stamps)]
+    before, during, after = all_gaps[10 : BEFORE - 1], all_gaps[BEFORE - 1 : count - 1], all_gaps[count + 4 :]
+    first_s, last_s = statistics.median(before), statistics.median(after or before)
+    own_pace = [
+        gap / (first_s + (last_s - first_s) * place / len(during)) for place, gap in enumerate(during)
+    ]
     return {
-        "normal_ms": 1e3 * statistics.median(normal),
+        "normal_ms": 1e3 * first_s,
+        "normal_after_ms": 1e3 * last_s,
         "during_median_ms": 1e3 * statistics.median(during),
-        "during_p99_ms": 1e3 * p99,
-        "during_max_ms": 1e3 * during[-1],
+        "during_p99_ms": 1e3 * _p99(during),
+        "during_max_ms": 1e3 * max(during),
         "gaps": len(during),
         "prefill_s": long_s,
         "prefill_finished": finished,
-        "ratio": p99 / statistics.median(normal),
+        "ratio": _p99(during) / first_s,
+        "ratio_own_pace": _p99(own_pace),
     }
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
 
 
 def _engine(model: str) -> Any:

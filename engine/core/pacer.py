@@ -1,10 +1,10 @@
 """How many prompt tokens a step may take, so that running streams are not starved and aborts are noticed soon.
 
 A forward is taken to cost `fixed + tokens * token` seconds: reading the weights once, then the arithmetic; a step that
-only decodes costs `fixed + rows * row`. Both are learned from the steps themselves. Prompt tokens go either into a
-forward of their own, which costs its fixed part again, or into the decoding rows' forward, where every row is padded to
-the widest: which of the two lets more of them through is a matter of the machine and of the number of rows, and is
-decided anew each time. It knows no sequence and no clock; whoever owns the step tells it the seconds.
+only decodes costs `fixed + rows * row`. Both are learned from the steps themselves. Beside rows that decode, a forward
+of prompts is computed a few layers a step, so it may be as large as serves the weights' reading, and the least that a
+step can take of it is one layer, not the whole. It knows no sequence and no clock; whoever owns the step tells it the
+seconds.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,13 @@ FLAT_SHARE = 0.1
 one token a step would keep the gap no smaller and the prompt waiting for ever."""
 
 ALONE_S = 0.25
-"""With nobody decoding, one forward takes about this long at most: the latency of an abort or of a newcomer."""
+"""From its first layer to its last, a forward of prompts takes about this long at most: what a newcomer waits."""
+
+MIXED_STEPS = 12
+"""Steps with prompt tokens between two without."""
 
 FIRST_CHUNK_TOKENS = 16
-FAST, SLOW = 0.3, 0.03
+FAST, SLOW = 0.3, 0.1
 """Shares of a new figure in a smoothed one: a step without prompt tokens that took longer than usual says little (the
 machine, a row that moved), one that took less says what is possible."""
 
@@ -53,25 +56,16 @@ class LinearCost:
         self.fixed_s += error_s * (1.0 - unit_share)
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What a step may take: `tokens` padded tokens, either of the decoding rows' forward, their own counted (`joined`),
-    or of a forward of prompt chunks alone. No chunk is longer than `longest`."""
-
-    tokens: int
-    longest: int
-    joined: bool = False
-
-    def width(self, rows: int) -> int:
-        """The longest chunk where the forward has so many rows, at least one token."""
-        return max(1, min(self.longest, self.tokens // rows))
-
-
 class PrefillPacer:
-    """`max_chunk_tokens` is the ceiling whatever was measured."""
+    """For a model of `num_layers`; `max_chunk_tokens` is the ceiling whatever was measured."""
 
-    def __init__(self, max_chunk_tokens: int) -> None:
+    def __init__(self, max_chunk_tokens: int, num_layers: int) -> None:
         self._max = max_chunk_tokens
+        self.num_layers = num_layers
+        self._whole_layers = max(
+            1, num_layers - 1
+        )  # nobody needs more of the last one than its keys and values
+        self._mixed_steps = 0  # since the last without a prompt
         self._decode: LinearCost | None = None  # of decoding rows
         self._prefill: LinearCost | None = None  # of prompt tokens
 
@@ -79,20 +73,27 @@ class PrefillPacer:
         """Starts from measurements: what a step costs by its rows, and a prompt forward by its tokens."""
         self._decode, self._prefill = decode, prefill
 
-    def allowance(self, decoding_rows: int, can_join: bool) -> Allowance:
-        """For the next step, at least one prompt token."""
-        if self._prefill is None:
-            return Allowance(min(FIRST_CHUNK_TOKENS, self._max), self._max)
+    def chunk_tokens(self, decoding_rows: int) -> int:
+        """The size of the next forward of prompts, at least one token."""
+        if self._prefill is None or (decoding_rows and self._decode is None):
+            return min(FIRST_CHUNK_TOKENS, self._max)
         budget_s = ALONE_S
-        if decoding_rows and self._decode is not None:
-            budget_s = min(ALONE_S, (GAP_RATIO - 1) * self._decode.of(decoding_rows))
+        if decoding_rows:
+            budget_s = min(ALONE_S * (1 - 1 / GAP_RATIO), self._whole_layers * self._spare_s(decoding_rows))
         spare_s = max(budget_s - self._prefill.fixed_s, FLAT_SHARE * self._prefill.fixed_s)
-        apart = Allowance(max(1, min(self._max, int(spare_s / self._prefill.unit_s))), self._max)
-        if not decoding_rows or not can_join:
-            return apart
-        tokens = decoding_rows + max(1, int(budget_s / self._prefill.unit_s))
-        joined = Allowance(tokens, self._max, joined=True)
-        return joined if joined.width(decoding_rows + 1) >= apart.width(1) else apart
+        return max(1, min(self._max, int(spare_s / self._prefill.unit_s)))
+
+    def layers(self, tokens: int, decoding_rows: int) -> int:
+        """How many whole layers of a forward of so many tokens the next step shall compute. None now and then, so that
+        it is seen what the rows cost by themselves: their own texts grow meanwhile."""
+        if not decoding_rows or self._prefill is None or self._decode is None:
+            return self.num_layers
+        self._mixed_steps += 1
+        if self._mixed_steps > MIXED_STEPS:
+            self._mixed_steps = 0
+            return 0
+        layer_s = self._prefill.of(tokens) / self._whole_layers
+        return max(1, min(self.num_layers, int(self._spare_s(decoding_rows) / layer_s)))
 
     def prefers_one_forward(self, tokens_in_one: int, tokens_in_two: int) -> bool:
         """Whether one forward of so many tokens costs no more than two that have fewer between them."""
@@ -100,10 +101,20 @@ class PrefillPacer:
             return True
         return (tokens_in_one - tokens_in_two) * self._prefill.unit_s <= self._prefill.fixed_s
 
-    def observe(self, elapsed_s: float, *, prompt_tokens: int, extra_tokens: int, decoding_rows: int) -> None:
-        """A step took `elapsed_s`: a forward of `prompt_tokens` apart, and one of `decoding_rows` with `extra_tokens`
-        beyond their one each, padding counted; 0 for what it did not have."""
-        if decoding_rows and not prompt_tokens and not extra_tokens:
+    def observe(
+        self,
+        elapsed_s: float,
+        *,
+        prompt_tokens: int = 0,
+        layers: int = 0,
+        known_tokens: int = 0,
+        extra_tokens: int = 0,
+        decoding_rows: int = 0,
+    ) -> None:
+        """A step took `elapsed_s`: so many whole layers of a forward of `prompt_tokens`, a forward of `known_tokens`,
+        and one of `decoding_rows` with `extra_tokens` beyond their one each, padding counted; 0 for what it did not
+        have."""
+        if decoding_rows and not prompt_tokens and not known_tokens and not extra_tokens:
             if self._decode is None:
                 self._decode = LinearCost(0.5 * elapsed_s, 0.5 * elapsed_s / decoding_rows)
                 return
@@ -114,10 +125,17 @@ class PrefillPacer:
         decode_s = self._decode.of(decoding_rows) if decoding_rows and self._decode is not None else 0.0
         prefill_s = max(elapsed_s - decode_s, 0.05 * elapsed_s)
         if self._prefill is None:
-            self._prefill = LinearCost(0.0, prefill_s / max(1, prompt_tokens + extra_tokens))
-        elif prompt_tokens and not extra_tokens:
-            self._prefill.learn(prompt_tokens, prefill_s, FAST)
+            self._prefill = LinearCost(0.0, prefill_s / max(1, prompt_tokens + known_tokens + extra_tokens))
+        elif prompt_tokens and not known_tokens and not extra_tokens:
+            self._prefill.learn(prompt_tokens, prefill_s * self._whole_layers / layers, FAST)
+        elif known_tokens and not prompt_tokens:
+            self._prefill.learn(known_tokens, prefill_s, FAST)
         elif extra_tokens and not prompt_tokens:  # the fixed part is the decoding rows' own
             arithmetic = LinearCost(0.0, self._prefill.unit_s)
             arithmetic.learn(extra_tokens, prefill_s, FAST)
             self._prefill.unit_s = arithmetic.unit_s
+
+    def _spare_s(self, decoding_rows: int) -> float:
+        """What a step may take beyond that of so many decoding rows."""
+        assert self._decode is not None
+        return (GAP_RATIO - 1) * self._decode.of(decoding_rows)

@@ -15,7 +15,7 @@ from basemlx.engine.core.batch import Batch, Span
 from basemlx.engine.core.pacer import LinearCost
 from basemlx.engine.core.sequence import Sequence
 from basemlx.engine.kv.rows import KVRows, Segment
-from basemlx.engine.runtime import mx
+from basemlx.engine.runtime import mx, prepare
 from basemlx.engine.sampling.sampler import Sampled, sample
 from basemlx.engine.types import TokenLogprob
 
@@ -67,16 +67,23 @@ class ModelRunner:
         self._model = model
         self.rows = rows
         self._previous: Launched | None = None
+        self.computes_at_launch = prepare().device == "cpu"
+        """MLX's CPU backend takes so few tasks ahead that launching returns when most is done."""
 
     def forward(self, batch: Batch) -> Forward:
-        """Starts the step's forwards and returns at once. Prompt chunks come first, so that their rows' memory is
-        settled."""
-        marker = self._prefill(batch.prefill) if batch.prefill else None
-        if not batch.decode:
-            return Forward(batch, [], [], None, marker)
+        """Starts the step's forwards and returns at once. Rows that join the decoding ones move first: afterwards
+        their memory would wait for the prompts' forward."""
         by_id = {span.sequence.sequence_id: span for span in batch.decode}
-        spans = [by_id[key] for key in self.rows.decode_order(list(by_id))]
-        keys = [span.sequence.sequence_id for span in spans]
+        keys = self.rows.decode_order(list(by_id)) if by_id else []
+        spans = [by_id[key] for key in keys]
+        if batch.prefill and not batch.layers.start:
+            self._build(batch.prefill)
+        marker = self._compute(batch.prefill, batch.layers)
+        if not spans:
+            return Forward(batch, [], [], None, marker)
+        if batch.known:
+            self._build(batch.known)
+            self._compute(batch.known, range(self.rows.num_layers))
         logits = self.rows.decode(self._model, keys, self._inputs(spans), [span.count for span in spans])
         ready = [row for row, span in enumerate(spans) if span.count == _left(span)]
         return Forward(batch, spans, ready, logits, marker)
@@ -110,10 +117,9 @@ class ModelRunner:
         self._previous = Launched(forward.batch, decode, sampled, marker)
         return self._previous
 
-    def _prefill(self, spans: Seq[Span]) -> mx.array:
-        """One forward for each run of rows that can share it; a small array that is ready when they are."""
+    def _build(self, spans: Seq[Span]) -> None:
+        """One forward without logits for each run of rows that can share it; nothing is computed yet."""
         left = {span.sequence.sequence_id: span for span in spans}
-        touched: list[mx.array] = []
         while left:
             keys = self.rows.group(list(left))
             chosen = [left.pop(key) for key in keys]
@@ -123,11 +129,17 @@ class ModelRunner:
                 tokens = span.sequence.token_ids[span.start : span.start + span.count]
                 padded.append(tokens + [0] * (width - span.count))
             inputs = mx.array(padded, dtype=mx.int32)
-            touched = self.rows.prefill(self._model, keys, inputs, [span.count for span in chosen])
-            mx.async_eval(touched)
-        last = touched[-1]
-        # A copy of one element: holding the array itself would keep the next step from updating it in place.
-        return last[(0,) * (last.ndim - 1)][:1] + 0
+            self.rows.prefill(self._model, keys, inputs, [span.count for span in chosen])
+
+    def _compute(self, spans: Seq[Span], layers: range) -> mx.array | None:
+        """Has the device compute these layers of what was built; a small array that is ready when they are."""
+        if not spans:
+            return None
+        held = self.rows.layers([span.sequence.sequence_id for span in spans])
+        arrays = [array for layer in layers for array in held[layer]]
+        mx.async_eval(arrays)
+        # A copy of one element: holding an array itself would keep the next step from updating it in place.
+        return arrays[-1][(0,) * (arrays[-1].ndim - 1)][:1] + 0 if arrays else None
 
     def _inputs(self, spans: Seq[Span]) -> mx.array:
         """The spans' tokens, right-padded, [B, T] int32. A token that is still on its way is taken from the device."""
@@ -186,7 +198,8 @@ class ModelRunner:
             for count in (few, few, many):
                 tokens = mx.array([[1] * count], dtype=mx.int32)
                 start_s = time.perf_counter()
-                mx.eval(self.rows.prefill(self._model, [PROBE_ROW], tokens, [count]))
+                self.rows.prefill(self._model, [PROBE_ROW], tokens, [count])
+                mx.eval(self.rows.layers([PROBE_ROW]))
                 times[count] = time.perf_counter() - start_s
             one_s = self._decode_time(keys[:1])
             self.rows.fork(PROBE_ROW, keys[1:])

@@ -55,12 +55,15 @@ class Scheduler:
         self._row_bytes = row_bytes
         self._cached_tokens = cached_tokens
         self._pacer = pacer
+        self._num_layers = pacer.num_layers
         self._max_decode_span = max_decode_span
         self._requests: dict[str, Request] = {}
         self._waiting: list[Sequence] = []
         self._prefilling: list[Sequence] = []  # in order of admission
         self._decoding: list[Sequence] = []
         self._oldest_next = False
+        self._under_way: list[Span] = []  # chunks whose forward is not computed through all layers yet
+        self._num_layers_done = 0
 
     # what is where
 
@@ -73,6 +76,11 @@ class Scheduler:
     def num_running(self) -> int:
         """Rows in use or reserved for choices that fork."""
         return len(self._holding()) + self._num_followers(self._prefilling)
+
+    @property
+    def num_prefilling(self) -> int:
+        """Prompts that are being computed."""
+        return len(self._prefilling)
 
     @property
     def has_work(self) -> bool:
@@ -97,9 +105,7 @@ class Scheduler:
         if sequence.status is Status.FINISHED:
             return
         sequence.status = Status.FINISHED
-        for queue in (self._waiting, self._prefilling, self._decoding):
-            if sequence in queue:
-                queue.remove(sequence)
+        self._leave(sequence)
         if sequence.request.finished:
             self._requests.pop(sequence.request.request_id, None)
 
@@ -120,13 +126,19 @@ class Scheduler:
         self._admit(plan, now_s)
         self._promote(plan)
         known, decode = self._decode_spans()
-        apart, joining = self._prompt_spans(len(decode))
-        plan.batch = Batch(known + apart, decode + joining, streams=len(decode))
+        prefill, layers = self._prompt_part(len(decode))
+        plan.batch = Batch(prefill, layers, known, decode)
         return plan
 
     def launched(self, batch: Batch) -> None:
-        """The batch is on its way: positions count as computed, and samples as pending."""
-        for span in batch.prefill + batch.decode:
+        """The batch is on its way: positions count as computed once all layers are, and samples as pending."""
+        whole = batch.known + batch.decode
+        if batch.prefill:
+            self._num_layers_done = batch.layers.stop
+        if self._num_layers_done == self._num_layers:
+            whole += batch.prefill
+            self._under_way = []
+        for span in whole:
             span.sequence.num_computed_tokens += span.count
         for span in batch.decode:
             if not span.sequence.num_uncomputed:
@@ -180,6 +192,13 @@ class Scheduler:
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda s: (-s.request.source.priority, s.request.arrival, s.index))
 
+    def _leave(self, sequence: Sequence) -> None:
+        """Takes a sequence out of its queue, and out of the forward that is under way."""
+        for queue in (self._waiting, self._prefilling, self._decoding):
+            if sequence in queue:
+                queue.remove(sequence)
+        self._under_way = [span for span in self._under_way if span.sequence is not sequence]
+
     def _longest(self, sequences: list[Sequence]) -> int:
         """Tokens of the longest row after the next step."""
         return max((max(len(s.token_ids), s.num_computed_tokens) + 1 for s in sequences), default=0)
@@ -193,7 +212,7 @@ class Scheduler:
                 plan.starved.append(holding[0].request)
                 return
             victim = max(holding, key=lambda s: (-s.request.source.priority, s.request.arrival, s.index))
-            (self._prefilling if victim.status is Status.PREFILL else self._decoding).remove(victim)
+            self._leave(victim)
             victim.num_pending = 0
             victim.epoch += 1
             self._wait(victim)
@@ -244,22 +263,35 @@ class Scheduler:
         heads = tuple(Span(span.sequence, span.start, span.count - 1) for span in known)
         return heads, tuple(Span(span.sequence, span.start + span.count - 1, 1) for span in spans)
 
-    def _prompt_spans(self, streams: int) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-        """Chunks of prompts: for a forward of their own, or to join the one of `streams` decoding rows."""
+    def _prompt_part(self, streams: int) -> tuple[tuple[Span, ...], range]:
+        """Chunks of prompts, and those layers of their forward that this step computes beside `streams` rows."""
+        if not self._under_way:
+            self._under_way = self._chunks(streams)
+            self._num_layers_done = 0
+        if not self._under_way:
+            return (), range(0)
+        spans = tuple(self._under_way)
+        first = self._num_layers_done
+        count = self._pacer.layers(Batch(spans).prefill_tokens, streams)
+        if not count:
+            return (), range(0)
+        return spans, range(first, min(max(1, first) + count, self._num_layers))
+
+    def _chunks(self, streams: int) -> list[Span]:
+        """What the next forward of prompts takes."""
         open_prompts = [s for s in self._prefilling if s.num_prefill_left]
         if not open_prompts:
-            return (), ()
-        allowed = self._pacer.allowance(streams, can_join=self._max_decode_span > 1)
-        others = streams if allowed.joined else 0
+            return []
+        allowed = self._pacer.chunk_tokens(streams)
         self._oldest_next = not self._oldest_next
         first = open_prompts[0] if self._oldest_next else min(open_prompts, key=lambda s: s.num_prefill_left)
         spans: list[Span] = []
         width = 0
         for sequence in [first, *(s for s in open_prompts if s is not first)]:
-            count = min(allowed.width(others + 1), sequence.num_prefill_left)
+            count = min(allowed, sequence.num_prefill_left)
             width = max(width, count)
             # The rows of a forward are padded to the widest.
-            if spans and (others + len(spans) + 1) * width > allowed.tokens:
+            if spans and (len(spans) + 1) * width > allowed:
                 break
             spans.append(Span(sequence, sequence.num_computed_tokens, count))
-        return ((), tuple(spans)) if allowed.joined else (tuple(spans), ())
+        return spans

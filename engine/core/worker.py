@@ -71,7 +71,7 @@ class ModelWorker:
         self._rows = rows
         self._runner = ModelRunner(loaded.model, rows)
         self._max_num_sequences = config.max_num_sequences
-        self._pacer = PrefillPacer(config.prefill_chunk_tokens)
+        self._pacer = PrefillPacer(config.prefill_chunk_tokens, rows.num_layers)
         self.scheduler = Scheduler(
             max_num_sequences=config.max_num_sequences,
             max_waiting=config.max_waiting,
@@ -173,7 +173,11 @@ class ModelWorker:
     # the turn
 
     def step(self) -> None:
-        """Launches the next step, then reads the one before it."""
+        """Launches the next step, then reads the one before it. Where launching computes and prompts are waiting, the
+        other way round: the streams' tokens would wait for a prompt's layers, and be taken to cost what those do."""
+        if self.scheduler.num_prefilling and self._runner.computes_at_launch:
+            self._commit(self._inflight)
+            self._inflight = None
         plan = self.scheduler.schedule(self._clock())
         while plan.expired or plan.starved:
             self._give_way(plan.preempted)
@@ -289,8 +293,10 @@ class ModelWorker:
         self._pacer.observe(
             done_s - self._last_done_s,
             prompt_tokens=batch.prefill_tokens,
+            layers=batch.whole_layers,
+            known_tokens=batch.known_tokens,
             extra_tokens=batch.extra_tokens,
-            decoding_rows=batch.streams,
+            decoding_rows=len(batch.decode),
         )
         self._last_done_s = done_s
         for index, ((sequence, epoch), token_id) in enumerate(zip(launched.decode, tokens, strict=True)):

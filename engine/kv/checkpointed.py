@@ -24,7 +24,9 @@ class CheckpointedRows:
 
     def __init__(self, make_cache: MakeCache) -> None:
         self._make_cache = make_cache
-        self._mergeable = all(_can_merge(cache) for cache in make_cache())
+        caches = make_cache()
+        self.num_layers = len(caches)
+        self._mergeable = all(_can_merge(cache) for cache in caches)
         self._alone: dict[RowKey, list[Any]] = {}  # rows that prefill, and all rows where nothing merges
         self._batch: list[Any] = []  # merged layer caches of the rows in _order
         self._order: list[RowKey] = []
@@ -70,14 +72,14 @@ class CheckpointedRows:
     def group(self, keys: Sequence[RowKey]) -> list[RowKey]:
         return [keys[0]]
 
-    def prefill(
-        self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]
-    ) -> list[mx.array]:
+    def prefill(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> None:
         (key,) = keys
-        caches = self._alone[key]
-        model(tokens[:, : counts[0]], cache=caches)
+        model(tokens[:, : counts[0]], cache=self._alone[key])
         self._lengths[key] += counts[0]
-        return _arrays([cache.state for cache in caches])
+
+    def layers(self, keys: Sequence[RowKey]) -> list[list[mx.array]]:
+        rows = [self._alone[key] for key in keys]
+        return [_arrays([cache.state for cache in layer]) for layer in zip(*rows, strict=True)]
 
     def measure(self, caches: Sequence[Any]) -> None:
         """Learns what a row costs from one that holds something: arrays of four axes grow with its length (or up to

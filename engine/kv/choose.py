@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from basemlx.engine.kv.checkpointed import CheckpointedRows
-from basemlx.engine.kv.ragged import LayerShape, RaggedRows
+from basemlx.engine.kv.ragged import RaggedRows
+from basemlx.engine.kv.rectangle import LayerShape
 from basemlx.engine.kv.rows import KVRows
 from basemlx.engine.runtime import mlx_lm_module, mx
 
@@ -73,9 +74,11 @@ def _probe(rows: RaggedRows, model: Any, prompts: list[list[int]]) -> list[mx.ar
     padded = [
         prompt[:-1] + [0] * (max(counts) - count) for prompt, count in zip(prompts, counts, strict=True)
     ]
-    mx.eval(rows.prefill(model, [0, 1], mx.array(padded), counts))
-    logits = rows.decode(model, [0, 1], mx.array([[prompt[-1]] for prompt in prompts]), [1, 1])
-    found = [logits[key, -1].astype(mx.float32) for key in (0, 1)]
+    rows.prefill(model, [0, 1], mx.array(padded), counts)
+    mx.eval(rows.layers([0, 1]))
+    keys = rows.decode_order([0, 1])
+    logits = rows.decode(model, keys, mx.array([[prompts[key][-1]] for key in keys]), [1, 1])
+    found = [logits[keys.index(key), -1].astype(mx.float32) for key in (0, 1)]
     mx.eval(found)
     for key in (0, 1):
         rows.close(key)

@@ -71,12 +71,13 @@ class KVRows(Protocol):
     def group(self, keys: Sequence[RowKey]) -> list[RowKey]:
         """The longest head of `keys`, in the order in which they have to stand, that one prefill forward can take."""
 
-    def prefill(
-        self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]
-    ) -> list[mx.array]:
-        """Computes `counts[i]` tokens of row i from right-padded `tokens` [B, T]; logits are not computed.
+    def prefill(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> None:
+        """Appends `counts[i]` tokens to row i from right-padded `tokens` [B, T]; logits are not computed. The work
+        happens when `layers` are evaluated."""
 
-        Returns arrays to evaluate for the work to happen."""
+    def layers(self, keys: Sequence[RowKey]) -> list[list[mx.array]]:
+        """What each layer holds of these rows, first layer first. Evaluating those of one layer computes the layers
+        up to it and none behind it. To be dropped before the next forward, which updates them in place."""
 
     def decode(self, model: Any, keys: Sequence[RowKey], tokens: mx.array, counts: Sequence[int]) -> mx.array:
         """Logits [B, T, V] for right-padded `tokens` [B, T], of which row i grows by `counts[i]`; `keys` stand in
@@ -90,6 +91,10 @@ class KVRows(Protocol):
 
     def bytes_for(self, rows: int, tokens: int) -> int:
         """Bytes that `rows` rows of `tokens` positions take (an estimate before the first forward)."""
+
+    @property
+    def num_layers(self) -> int:
+        """Length of what `layers` gives."""
 
     @property
     def nbytes(self) -> int:

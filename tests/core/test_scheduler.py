@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from basemlx.engine.core.pacer import PrefillPacer
+from basemlx.engine.core.pacer import LinearCost, PrefillPacer
 from basemlx.engine.core.scheduler import Schedule, Scheduler
 from basemlx.engine.core.sequence import Request, Sequence, Status
 from basemlx.engine.core.stream import Mailbox
@@ -12,7 +12,13 @@ from basemlx.engine.types import GenerationRequest, SamplingParams
 
 
 def make_scheduler(
-    *, rows: int = 4, budget: int = 10**9, chunk: int = 8, waiting: int = 8, cached: int = 0
+    *,
+    rows: int = 4,
+    budget: int = 10**9,
+    chunk: int = 8,
+    waiting: int = 8,
+    cached: int = 0,
+    pacer: PrefillPacer | None = None,
 ) -> Scheduler:
     return Scheduler(
         max_num_sequences=rows,
@@ -20,7 +26,7 @@ def make_scheduler(
         kv_budget_bytes=budget,
         row_bytes=lambda rows, tokens: rows * tokens,
         cached_tokens=lambda sequence: cached,
-        pacer=PrefillPacer(chunk),
+        pacer=pacer or PrefillPacer(chunk, 1),
     )
 
 
@@ -143,6 +149,50 @@ def test_running_rows_decode_in_every_step_of_a_long_prefill() -> None:
         plan = world.step()
         assert [span.sequence.request for span in plan.batch.decode] == [running]
         assert sum(span.count for span in plan.batch.prefill) <= 8
+
+
+def spread() -> tuple[World, Request]:
+    """A row that decodes beside a prompt whose chunks of 100 tokens take two steps, of 5 and 2 whole layers."""
+    pacer = PrefillPacer(100, 8)
+    pacer.seed(LinearCost(0.01, 0.0), LinearCost(0.0, 0.00016))
+    world = World(make_scheduler(pacer=pacer))
+    world.add(2, max_tokens=100)
+    world.step()
+    world.step()
+    return world, world.add(301)
+
+
+def test_a_chunk_spread_over_steps_counts_as_computed_with_its_last_layers() -> None:
+    world, prompt = spread()
+    seen = []
+    for _ in range(6):
+        plan = world.step()
+        (span,) = plan.batch.prefill
+        assert len(plan.batch.decode) == 1
+        seen.append((span.start, plan.batch.layers, prompt.sequences[0].num_computed_tokens))
+    halves = [range(6), range(6, 8)]
+    assert seen == [
+        (start, layers, start + 100 * index) for start in (0, 100, 200) for index, layers in enumerate(halves)
+    ]
+    assert [span.sequence.request for span in world.step().batch.decode][-1] is prompt
+
+
+def test_what_is_left_of_a_chunk_is_computed_at_once_when_nobody_decodes_any_more() -> None:
+    world, _ = spread()
+    world.step()
+    for sequence in [s for r in world.scheduler.requests for s in r.sequences if s.status is Status.DECODE]:
+        world.scheduler.finish(sequence)
+    assert world.step().batch.layers == range(6, 8)
+    assert world.step().batch.layers == range(8)
+
+
+def test_a_chunk_whose_sequence_ends_is_not_gone_on_with() -> None:
+    world, prompt = spread()
+    world.step()
+    world.scheduler.finish(prompt.sequences[0])
+    assert not world.step().batch.prefill
+    world.add(50)
+    assert world.step().batch.layers.start == 0
 
 
 def test_rows_beyond_the_budget_wait_and_the_latest_gives_way_when_rows_grow() -> None:

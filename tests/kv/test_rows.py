@@ -157,3 +157,42 @@ def test_several_prompts_share_one_padded_prefill(zoo: Callable[..., Path]) -> N
         driver.step()
     for key, prompt in enumerate(prompts):
         assert driver.tokens[key] == prompt + reference(model, prompt, 8)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text"])
+def test_a_prompt_is_computed_layer_by_layer_while_other_rows_decode(
+    zoo: Callable[..., Path], kind: str
+) -> None:
+    model = load(zoo(kind))
+    expected = PROMPTS[3] + reference(model, PROMPTS[3], 6)
+    driver = Driver(model, rows_of(model))
+    driver.join(1, PROMPTS[0])
+    driver.step()
+    driver.rows.open(2, [], len(PROMPTS[3]))
+    driver.rows.prefill(model, [2], mx.array([PROMPTS[3][:-1]]), [len(PROMPTS[3]) - 1])
+    for layer in range(driver.rows.num_layers):
+        mx.eval(driver.rows.layers([2])[layer])
+        driver.step()
+    driver.tokens[2] = list(PROMPTS[3])
+    for _ in range(6):
+        driver.step()
+    assert driver.tokens[2] == expected
+    count = len(driver.tokens[1]) - len(PROMPTS[0])
+    assert driver.tokens[1] == PROMPTS[0] + reference(model, PROMPTS[0], count)
+
+
+def test_a_decode_step_waits_for_no_prompt_and_a_layer_for_none_behind_it(zoo: Callable[..., Path]) -> None:
+    """Seen by the memory: a rectangle has none before something of it is computed."""
+    model = load(zoo("qwen3"))
+    driver = Driver(model, rows_of(model))
+    driver.join(1, PROMPTS[0])
+    driver.step()
+    driver.rows.open(2, [], 16384)
+    driver.rows.prefill(model, [2], mx.array([PROMPTS[3]]), [len(PROMPTS[3])])
+    start = mx.get_active_memory()
+    layer_bytes = driver.rows.bytes_for(1, 16384) / driver.rows.num_layers
+    driver.step()
+    assert mx.get_active_memory() - start < 0.5 * layer_bytes
+    for computed, layer in enumerate(driver.rows.layers([2])):
+        mx.eval(layer)
+        assert computed + 0.5 < (mx.get_active_memory() - start) / layer_bytes < computed + 1.5
