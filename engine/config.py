@@ -4,7 +4,8 @@ It reads no environment and no file. None means "decide from the machine and the
 figure is needed and printed by `basemlx doctor`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class EngineConfig:
     `stall_timeout_s`: with work to do and no step finished for this long, `health()` reports the engine as stuck.
     `max_memory_bytes`: what all models may take together, weights, KV rows and prefixes. `load_on_demand`: a request
     loads the model it names if that is on this machine; `idle_ttl_s`: such a model leaves after so long without a
-    request (None: never). Models that were loaded explicitly stay until another needs their room.
+    request (None: never). Models that were loaded explicitly stay until another needs their room. `tool_formats`: by
+    model name, the wire format of tool calls to use instead of what the model's chat template shows (`chat.formats`).
     """
 
     max_num_sequences: int = 16
@@ -33,6 +35,7 @@ class EngineConfig:
     max_memory_bytes: int | None = None
     load_on_demand: bool = True
     idle_ttl_s: float | None = 3600.0
+    tool_formats: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def max_open(self) -> int:

@@ -160,6 +160,14 @@ def serve(
         list[str] | None,
         _text("FOLDER", "LoRA adapter (mlx-lm's) for the model; with several models, MODEL=FOLDER."),
     ] = None,
+    tool_format: Annotated[
+        list[str] | None,
+        _text(
+            "FORMAT",
+            "How the model writes tool calls, if its chat template does not show it: a name, or with several models "
+            "MODEL=NAME. Any unknown name lists those there are.",
+        ),
+    ] = None,
     max_body_mib: Annotated[int, _count("Largest request body, in MiB.")] = SERVER.max_body_bytes // MIB,
     max_connections: Annotated[int, _count("Connections at once.")] = SERVER.max_connections,
     header_timeout: Annotated[
@@ -225,6 +233,7 @@ def serve(
         config,
         models=model or ["tiny"],
         adapters=adapter or (),
+        tool_formats=tool_format or (),
         pin=pin,
         log_level=log_level.value,
         started_s=STARTED_S,

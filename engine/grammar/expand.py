@@ -87,7 +87,7 @@ class Expander:
 
     def malformed(self, keyword: str, place: Place, what: str) -> UnsupportedSchema:
         return UnsupportedSchema(
-            f"The schema is malformed: {keyword!r} {what}.",
+            f"The schema is malformed at {place.pointer}/{keyword}: {keyword!r} {what}.",
             keyword=keyword,
             pointer=f"{place.pointer}/{keyword}",
         )

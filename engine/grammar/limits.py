@@ -33,6 +33,10 @@ class SchemaLimits:
 DEFAULT_LIMITS = SchemaLimits()
 
 
+MAX_SHOWN = 200
+"""Characters of a pointer in a message."""
+
+
 def escaped(token: object) -> str:
     """A key or index as part of a JSON Pointer."""
     return str(token).replace("~", "~0").replace("/", "~1")
@@ -69,7 +73,8 @@ def schema_text(schema: Schema, limits: SchemaLimits = DEFAULT_LIMITS) -> str:
 
 
 def too_large(what: str, keyword: str | None = None, pointer: str = "") -> UnsupportedSchema:
-    return UnsupportedSchema(f"The schema {what}.", keyword=keyword, pointer=pointer)
+    place = f" (at {pointer[:MAX_SHOWN]})" if pointer else ""
+    return UnsupportedSchema(f"The schema {what}{place}.", keyword=keyword, pointer=pointer)
 
 
 def _check_nodes(schema: object, limits: SchemaLimits) -> None:

@@ -110,7 +110,9 @@ def check_well_formed(schema: object) -> None:
             place = f"{pointer}/{escaped(keyword)}"
             if not is_right(value):
                 raise UnsupportedSchema(
-                    f"The schema is malformed: {keyword!r} {shape}.", keyword=keyword, pointer=place
+                    f"The schema is malformed at {place}: {keyword!r} {shape}.",
+                    keyword=keyword,
+                    pointer=place,
                 )
             waiting.extend(_subschemas(keyword, value, place))
 

@@ -68,7 +68,8 @@ class EngineLike(EmbeddingEngine, Protocol):
 
 class OpenAIService:
     """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
-    `on_checked` is told of each answer that was validated after generation whether it was valid.
+    `on_checked` is told of each answer that was validated after generation whether it was valid; `tool_formats` go
+    before those of the engine's configuration.
 
     Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
     that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
@@ -81,13 +82,14 @@ class OpenAIService:
         *,
         max_timeout_s: float | None = None,
         on_checked: Callable[[bool], None] | None = None,
+        tool_formats: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
         self._max_timeout_s = max_timeout_s
         self._on_checked = on_checked
         self._clock = clock
-        self._conducts = Conducts()
+        self._conducts = Conducts({**engine.config.tool_formats, **(tool_formats or {})})
 
     def read_chat(self, body: Mapping[str, Any]) -> ChatRequest:
         request = chat_request(body)

@@ -3,10 +3,12 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.errors import InvalidRequest
+from basemlx.engine.types import ModelInfo
 from basemlx.server.logs import configure, server_logger
 from basemlx.server.serve import Server, bind, exit_at_once, url_of
 from basemlx.server.settings import ServerSettings, SettingsError
@@ -20,14 +22,16 @@ def serve(
     *,
     models: Sequence[str],
     adapters: Sequence[str] = (),
+    tool_formats: Sequence[str] = (),
     pin: bool = False,
     log_level: str,
     started_s: float,
 ) -> None:
-    """Returns when drained. An adapter is FOLDER, for the only model, or MODEL=FOLDER. Raises SettingsError, and
-    BaseMLXError if a model cannot be loaded."""
+    """Returns when drained. An adapter is FOLDER, for the only model, or MODEL=FOLDER; tool formats likewise. Raises
+    SettingsError, and BaseMLXError if a model cannot be loaded."""
     configure(log_level)
     adapter_of = _adapters(models, adapters)
+    format_of = _tool_formats(models, tool_formats)
     with bind(settings) as listener:
         _warn(settings)
         from basemlx.engine.runtime import prepare
@@ -43,24 +47,25 @@ def serve(
 
         metrics, lifecycle = Metrics(), Lifecycle()
         engine = Engine(config, observer=metrics.observe_finished)
-        names = []
+        names: dict[str, str] = {}
         for model in dict.fromkeys(models):
             with load_progress(model) as progress:
                 loaded = engine.load(
                     meant(model), adapter=adapter_of.get(model), progress=progress, pinned=pin
                 )
-            names.append(loaded.name)
+            names[model] = loaded.name
         url = url_of(settings, listener)
 
         def ready() -> None:
             took_s = time.monotonic() - started_s
             kind = "model" if len(names) == 1 else "models"
-            print(f"basemlx ready on {url} ({kind} {', '.join(names)}, {took_s:.1f} s)", flush=True)
+            print(f"basemlx ready on {url} ({kind} {', '.join(names.values())}, {took_s:.1f} s)", flush=True)
 
         service = OpenAIService(
             engine,
             max_timeout_s=config.request_timeout_s,
             on_checked=metrics.observe_checked,
+            tool_formats=_by_name(format_of, names, engine.models()),
         )
         app = create_app(
             service,
@@ -91,6 +96,38 @@ def _adapters(models: Sequence[str], adapters: Sequence[str]) -> dict[str, Path]
             raise SettingsError(f"--adapter {text}: {model} is not among the models.", option="--adapter")
         found[model] = Path(folder).expanduser()
     return found
+
+
+def _tool_formats(models: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Model, as it was named, to the name of a wire format. Models that are loaded later may be named, too. Raises
+    SettingsError."""
+    from basemlx.engine.chat.formats import format_named
+
+    found: dict[str, str] = {}
+    for text in given:
+        model, _, name = text.rpartition("=")
+        if not model and len(models) != 1:
+            raise SettingsError(
+                f"--tool-format {text}: which model is it for? Give MODEL=NAME.", option="--tool-format"
+            )
+        try:
+            found[model or models[0]] = format_named(name).name
+        except InvalidRequest as error:
+            raise SettingsError(f"--tool-format {text}: {error.message}", option="--tool-format") from None
+    return found
+
+
+def _by_name(
+    format_of: Mapping[str, str], names: Mapping[str, str], models: Sequence[ModelInfo]
+) -> dict[str, str]:
+    """By the names that the models have once they are loaded. Raises SettingsError for one that is not here."""
+    here = {alias: info.name for info in models for alias in (info.name, *info.aliases)} | dict(names)
+    missing = next((model for model in format_of if model not in here), None)
+    if missing is not None:
+        raise SettingsError(
+            f"--tool-format {missing}=…: there is no such model on this machine.", option="--tool-format"
+        )
+    return {here[model]: name for model, name in format_of.items()}
 
 
 def _close(engine: "object", server: Server) -> None:
