@@ -1,6 +1,7 @@
 """LiteLLM over the provider: `basemlx/…` here and at a server, beside LiteLLM's own `openai/…` at the same server."""
 
 import asyncio
+import contextlib
 import gc
 import json
 from collections.abc import Iterable, Iterator
@@ -19,8 +20,9 @@ from basemlx.engine.engine import Engine  # noqa: E402
 from basemlx.provider.connect import use_engine  # noqa: E402
 from basemlx.provider.litellm import handler  # noqa: E402
 from basemlx.provider.local import LocalBackend  # noqa: E402
+from basemlx.server.settings import ServerSettings  # noqa: E402
 from tests.provider.parity import CHATS, UNENFORCEABLE, without_identity  # noqa: E402
-from tests.serving import Noise, chat_body, occupied  # noqa: E402
+from tests.serving import LiveServer, Noise, chat_body, occupied, wait_until  # noqa: E402
 from tests.transports import answering  # noqa: E402
 
 pytestmark = [
@@ -527,6 +529,33 @@ async def test_a_cancelled_call_frees_its_row(where: dict[str, Any], noise: Nois
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    noise.check_idle()
+
+
+@pytest.mark.parametrize("place", ["local", "http"])
+async def test_a_stream_that_is_cancelled_before_its_first_token_gives_its_request_up(
+    place: str, noise: Noise
+) -> None:
+    """Here at once. Over HTTP a thread of LiteLLM's waits for the first byte, which no cancelling reaches: with that
+    byte, a comment after `heartbeat_s` if no token, the request is given up (docs/litellm.md)."""
+
+    async def read(where: dict[str, Any]) -> None:
+        async for _ in await litellm.acompletion(**call(max_tokens=1900), stream=True, **where):
+            pass
+
+    with contextlib.ExitStack() as stack:
+        where = {}
+        if place == "http":
+            server = stack.enter_context(LiveServer(noise, ServerSettings(heartbeat_s=0.3)))
+            where = {"api_base": f"http://127.0.0.1:{server.port}/v1"}
+        with occupied(noise, 4):
+            task = asyncio.create_task(read(where))
+            await asyncio.to_thread(wait_until, lambda: noise.engine.health().waiting == 1, "it to wait")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(wait_until, lambda: noise.engine.health().waiting == 0, "it to be gone")
+            assert noise.engine.health().running == 4
     noise.check_idle()
 
 
