@@ -209,8 +209,9 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     def get_num_tokens_from_messages(
         self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None, **kwargs: Any
     ) -> int:
-        """What a request with these messages has as prompt, the template's own tokens included."""
-        body: dict[str, Any] = {"model": self.model, "messages": to_openai(messages)}
+        """What a request with these messages has as prompt, the template's own tokens included. `kwargs` are further
+        fields of the request, as for `bind`: those of the model, and these, may change what the template makes."""
+        body = self._body(messages, None, kwargs)
         if tools:
             body["tools"] = [convert_to_openai_tool(tool) for tool in tools]
         count: int = self._backend().tokenize(body)["count"]
@@ -222,7 +223,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         return {name: value for name in _SENT if (value := getattr(self, name)) is not None}
 
     def _body(
-        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         body = {"model": self.model, **self._settings(), **self.model_kwargs, **kwargs}
         if stop is not None:

@@ -19,17 +19,21 @@ PROVIDER = "basemlx"
 
 
 def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """With the reasoning that an assistant's message carries, which templates decide about."""
-    converted = []
-    for message in messages:
-        [wire] = convert_to_openai_messages([message])
-        reasoning = message.additional_kwargs.get("reasoning_content")
+    """With the reasoning that an assistant's message carries, which templates decide about. A message with results of
+    tools in its content (Anthropic's form) becomes several, the results first: they belong to the calls before."""
+    return [wire for message in messages for wire in _wires_of(message)]
+
+
+def _wires_of(message: BaseMessage) -> list[dict[str, Any]]:
+    converted: list[dict[str, Any]] = convert_to_openai_messages([message])
+    wires = sorted(converted, key=lambda wire: wire["role"] != "tool")
+    reasoning = message.additional_kwargs.get("reasoning_content")
+    for wire in wires:
         if isinstance(message, AIMessage) and reasoning:
             wire["reasoning_content"] = reasoning
         if isinstance(wire.get("content"), list):
-            wire["content"] = [part for part in wire["content"] if _is_sent(part)]
-        converted.append(wire)
-    return converted
+            wire["content"] = [part for part in wire["content"] if _is_sent(part)] or ""
+    return wires
 
 
 def _is_sent(part: Any) -> bool:

@@ -61,6 +61,30 @@ def test_tokens_are_the_models_own(chat: ChatBaseMLX) -> None:
     assert chat.get_num_tokens("The quick brown fox") == len(chat.get_token_ids("The quick brown fox")) > 0
 
 
+def test_the_settings_that_change_a_prompt_count(chat: ChatBaseMLX) -> None:
+    """The built-in model's template puts an empty thought into the prompt where thinking is off."""
+    question = [HumanMessage("What is 2 + 3?")]
+    counts = []
+    for settings in (
+        {"model_kwargs": {"chat_template_kwargs": {"enable_thinking": True}}},
+        {"model_kwargs": {"chat_template_kwargs": {"enable_thinking": False}}},
+        {"reasoning_effort": "none"},
+        {"reasoning_effort": "low"},
+    ):
+        told = chat.model_copy(update={"model": "tiny", "model_kwargs": {}} | settings)
+        used = told.invoke(question).usage_metadata
+        assert used is not None
+        assert told.get_num_tokens_from_messages(question) == used["input_tokens"]
+        counts.append(used["input_tokens"])
+    assert counts[0] == counts[3] != counts[1] == counts[2]
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    assert chat.get_num_tokens_from_messages(question, model="tiny", **thinking) == counts[0]
+    tools = [{"title": "get", "description": "Gets.", "type": "object", "properties": {}}]
+    with_tools = chat.model_copy(update={"model": "tiny"})
+    used = with_tools.bind_tools(tools).invoke(question).usage_metadata
+    assert with_tools.get_num_tokens_from_messages(question, tools=tools) == used["input_tokens"]
+
+
 def test_errors_are_the_engines(chat: ChatBaseMLX) -> None:
     with pytest.raises(ModelNotFound):
         chat.bind(model="nobody/nothing").invoke("Hi")
@@ -146,6 +170,40 @@ def test_tool_calls_and_results_become_openais() -> None:
     wire = to_openai([AIMessage("", tool_calls=[call]), ToolMessage("Rain", tool_call_id="call_1")])
     assert wire[0]["tool_calls"][0]["function"] == {"name": "get", "arguments": '{"a": 1}'}
     assert wire[1] == {"role": "tool", "tool_call_id": "call_1", "content": "Rain"}
+
+
+RESULTS = HumanMessage(
+    [
+        {"type": "tool_result", "tool_use_id": "call_1", "content": [{"type": "text", "text": "Rain"}]},
+        {"type": "tool_result", "tool_use_id": "call_2", "content": "Sun", "is_error": True},
+        {"type": "text", "text": "And now?"},
+    ]
+)
+"""Two results and a question in one message, as Anthropic's API has them."""
+
+
+def test_a_message_with_results_of_tools_becomes_several_the_results_first() -> None:
+    assert to_openai([RESULTS]) == [
+        {"role": "tool", "tool_call_id": "call_1", "content": "Rain"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "Sun"},
+        {"role": "user", "content": "And now?"},
+    ]
+
+
+def test_a_message_of_thoughts_only_has_no_content() -> None:
+    assert to_openai([AIMessage([{"type": "thinking", "thinking": "hm"}])])[0]["content"] == ""
+
+
+def test_results_of_tools_in_anthropics_form_can_be_answered(chat: ChatBaseMLX) -> None:
+    calls = [
+        {"name": "get", "args": {"city": city}, "id": f"call_{number}", "type": "tool_call"}
+        for number, city in ((1, "Paris"), (2, "Rome"))
+    ]
+    used = [{"type": "tool_use", "id": c["id"], "name": "get", "input": c["args"]} for c in calls]
+    messages = [HumanMessage("Weather?"), AIMessage(used, tool_calls=calls), RESULTS]
+    answer = chat.bind(model="tiny").invoke(messages)
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["output_tokens"] == 4
 
 
 def test_a_call_that_was_cut_off_is_an_invalid_one() -> None:
