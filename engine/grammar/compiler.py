@@ -7,7 +7,8 @@
 
 What a request brings is looked at first in a worker process, under a deadline; only what went well there is compiled
 here. Requests for the same thing at the same time share one compilation, and one that everyone has given up is
-killed. Results are kept in a cache bounded by bytes, refusals too. Loads no model; knows nothing of requests.
+killed: whoever blocks for it gives it up by the event that it brought (`cancelled`), RequestAborted is raised then.
+Results are kept in a cache bounded by bytes, refusals too. Loads no model; knows nothing of requests.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,8 @@ from basemlx.engine.grammar.xgrammar_backend import XGrammarBackend
 DEADLINE_S = 5.0
 CACHE_BYTES = 64 * 1024 * 1024
 MAX_WORKERS = 2
+POLL_S = 0.05
+"""How often whoever waits for a compilation looks whether it is still wanted."""
 MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_CHOICES = 2_000
 MAX_STRUCTURE_CHARS = 4 * 1024 * 1024
@@ -88,12 +91,12 @@ class Compiled:
             return False
         return not self.needs_check or not self.check(text)
 
-    def check(self, text: str) -> list[Violation]:
+    def check(self, text: str, cancelled: threading.Event | None = None) -> list[Violation]:
         """Validates a finished document, whatever of its schema the grammar enforces: what is wrong with it, if
         anything. Raises UnsupportedSchema if that takes too long."""
         if self.schema is None:
             return []
-        return self._compiler._check(self.schema, text)
+        return self._compiler._check(self.schema, text, cancelled)
 
 
 class _Job:
@@ -154,35 +157,37 @@ class GrammarCompiler:
         assert compiled.plan is not None
         return compiled.plan
 
-    def compile_json_schema(self, schema: object, strict: bool = False) -> Compiled:
+    def compile_json_schema(
+        self, schema: object, strict: bool = False, cancelled: threading.Event | None = None
+    ) -> Compiled:
         """`schema` as parsed JSON or its text. Raises UnsupportedSchema: malformed, too large or too slow; and under
         `strict`, where the grammar would not enforce it in full."""
-        return _allowed(self._schema(schema)(), strict)
+        return _allowed(self._schema(schema)(cancelled), strict)
 
     async def compile_json_schema_async(self, schema: object, strict: bool = False) -> Compiled:
         """The same; cancelling it leaves nothing running that nobody else waits for."""
         return _allowed(await self._async(self._schema(schema)), strict)
 
-    def compile_json_object(self) -> Compiled:
+    def compile_json_object(self, cancelled: threading.Event | None = None) -> Compiled:
         """Any JSON object, with bounded white space."""
-        return self.compile_json_schema({"type": "object"})
+        return self.compile_json_schema({"type": "object"}, cancelled=cancelled)
 
-    def compile_regex(self, regex: str) -> Compiled:
+    def compile_regex(self, regex: str, cancelled: threading.Event | None = None) -> Compiled:
         """Texts that `regex` (ECMAScript) matches from end to end. Raises UnsupportedSchema."""
-        return self._run(("regex", regex), {"kind": "regex", "regex": regex})()
+        return self._run(("regex", regex), {"kind": "regex", "regex": regex})(cancelled)
 
-    def compile_choice(self, choices: Sequence[str]) -> Compiled:
+    def compile_choice(self, choices: Sequence[str], cancelled: threading.Event | None = None) -> Compiled:
         """One of the given texts. Raises UnsupportedSchema."""
         if not choices or len(choices) > MAX_CHOICES or not all(isinstance(text, str) for text in choices):
             raise UnsupportedSchema(f"A choice is between 1 and {MAX_CHOICES} texts.", keyword="choice")
         if sum(map(len, choices)) > MAX_GRAMMAR_CHARS:
             raise UnsupportedSchema("The choices are too long.", keyword="choice")
         lark = f"start: T\nT: {plain_terminal(words(*choices))}\n"
-        return self._run(("grammar", lark), {"kind": "grammar", "grammar": lark})()
+        return self._run(("grammar", lark), {"kind": "grammar", "grammar": lark})(cancelled)
 
-    def compile_grammar(self, text: str) -> Compiled:
+    def compile_grammar(self, text: str, cancelled: threading.Event | None = None) -> Compiled:
         """A context-free grammar, in llguidance's Lark or in GBNF (`root ::= …`). Raises UnsupportedSchema."""
-        return self._grammar(text)()
+        return self._grammar(text)(cancelled)
 
     async def compile_grammar_async(self, text: str) -> Compiled:
         """The same; cancelling it leaves nothing running that nobody else waits for."""
@@ -195,7 +200,7 @@ class GrammarCompiler:
             )
         return self._run(("grammar", text), {"kind": "grammar", "grammar": text})
 
-    def compile_structure(self, node: Node) -> Compiled:
+    def compile_structure(self, node: Node, cancelled: threading.Event | None = None) -> Compiled:
         """A turn's structure, on xgrammar where its schema compiler enforces every value in it, else on llguidance.
         Raises UnsupportedSchema, whose pointer says where in the request."""
         size = 0
@@ -215,7 +220,7 @@ class GrammarCompiler:
             "prefer": "xgrammar" if takes_xgrammar else "llguidance",
         }
         key = ("structure", text)
-        return self._waiter(key, lambda abandoned: self._compile_structure(task, size, abandoned))()
+        return self._waiter(key, lambda abandoned: self._compile_structure(task, size, abandoned))(cancelled)
 
     def _compile_structure(self, task: Task, size: int, abandoned: threading.Event) -> tuple[Compiled, int]:
         answer = raised(self._in_worker(task, abandoned))
@@ -285,7 +290,7 @@ class GrammarCompiler:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise QueueFull("Too many schemas are being compiled.", retry_after_s=5)
-                self._worker_freed.wait(min(left, 0.05))
+                self._worker_freed.wait(min(left, POLL_S))
                 if abandoned.is_set():
                     raise TaskAbandoned
             worker = self._idle.pop()
@@ -296,9 +301,12 @@ class GrammarCompiler:
                 self._idle.append(worker)
                 self._worker_freed.notify()
 
-    def _check(self, schema: str, text: str) -> list[Violation]:
+    def _check(self, schema: str, text: str, cancelled: threading.Event | None) -> list[Violation]:
         task = {"kind": "document", "schema": schema, "text": text}
-        answer = raised(self._in_worker(task, threading.Event()))
+        try:
+            answer = raised(self._in_worker(task, cancelled or threading.Event()))
+        except TaskAbandoned:
+            raise RequestAborted("The check was given up.") from None
         return [Violation(*violation) for violation in answer["violations"]]
 
     async def _async(self, waiter: "_Waiter") -> Compiled:
@@ -325,13 +333,13 @@ class _Waiter:
         self._name = name
         self._compile_it = compile_it
 
-    def __call__(self) -> Compiled:
+    def __call__(self, cancelled: threading.Event | None = None) -> Compiled:
         known = self.known()
         if known is not None:
             return known
         job = self.join()
         try:
-            result = job.result.result()
+            result = _result(job.result, cancelled)
         except TaskAbandoned:
             raise RequestAborted("The compilation was given up.") from None
         finally:
@@ -376,6 +384,16 @@ class _Waiter:
             job.result.set_exception(outcome)
         else:
             job.result.set_result(outcome)
+
+
+def _result(future: "Future[Compiled]", cancelled: threading.Event | None) -> Compiled:
+    """Raises TaskAbandoned, too, once `cancelled` is set."""
+    while cancelled is not None:
+        if cancelled.is_set():
+            raise TaskAbandoned
+        if wait([future], timeout=POLL_S).done:
+            break
+    return future.result()
 
 
 def _allowed(compiled: Compiled, strict: bool) -> Compiled:

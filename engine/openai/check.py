@@ -4,11 +4,12 @@ The outcome goes into the response's `basemlx` object, never silently: whether t
 it, and which keywords were not enforced. A check is work of milliseconds, bounded by a deadline, and blocks.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from basemlx.engine.errors import BaseMLXError
+from basemlx.engine.errors import BaseMLXError, RequestAborted
 from basemlx.engine.grammar.compiler import GrammarCompiler
 from basemlx.engine.grammar.expand import Gap
 
@@ -20,12 +21,13 @@ Observer = Callable[[bool], None]
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
     """`document`: the schema of an answer without calls, None if its grammar enforces it. `tools`: schemas of arguments
-    by function. `gaps`: what the grammar does not enforce."""
+    by function. `gaps`: what the grammar does not enforce. `cancelled`: nobody waits for the outcome any more."""
 
     compiler: GrammarCompiler
     document: Any
     tools: Mapping[str, Any]
     gaps: Sequence[Gap]
+    cancelled: threading.Event | None = field(default=None, repr=False)
     observe: Observer | None = field(default=None, repr=False)
 
     def outcome(self, index: int, content: str, calls: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -48,7 +50,10 @@ class AnswerCheck:
 
     def _violations(self, schema: Any, text: str, where: str) -> list[dict[str, str]]:
         try:
-            found = self.compiler.compile_json_schema(schema).check(text)
+            compiled = self.compiler.compile_json_schema(schema, cancelled=self.cancelled)
+            found = compiled.check(text, self.cancelled)
+        except RequestAborted:
+            raise
         except BaseMLXError as error:
             return [{"where": where, "pointer": "", "message": f"not checked: {error.message}"}]
         return [

@@ -5,6 +5,7 @@ caller's is the whole answer by itself, so it goes neither with tools nor with r
 UnsupportedSchema, whose `param` and pointer say where in the request.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -44,11 +45,13 @@ class TurnPlan:
         return turn_parser(self.ask, form, style, self.state, new_call_id, enforced=enforced)
 
 
-def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
-    """For a chat whose prompt leaves reasoning in `state`."""
+def plan_turn(
+    request: ChatRequest, conduct: Conduct, state: State, cancelled: threading.Event | None = None
+) -> TurnPlan:
+    """For a chat whose prompt leaves reasoning in `state`. `cancelled` gives it up, and a check of the answer, too."""
     answer, use = request.answer, request.tool_use
     if answer is not None and answer.kind in ("regex", "grammar"):
-        return _whole_answer(request, answer, conduct, state)
+        return _whole_answer(request, answer, conduct, state, cancelled)
     ask = Ask(
         tools=use.tools,
         choice=use.choice,
@@ -62,7 +65,7 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
     with _located(default, tools=use.path):
         check_tools(ask.callable_tools)
         structure = turn_structure(ask, conduct.form, conduct.style, state)
-        constraint = conduct.compiler.compile_structure(structure)
+        constraint = conduct.compiler.compile_structure(structure, cancelled)
     left = dict(constraint.remaining)
     unsaid = _unsaid(ask, conduct)
     # Formats that write one parameter after the other have gaps at a parameter's pointer, below the tool's.
@@ -74,7 +77,7 @@ def plan_turn(request: ChatRequest, conduct: Conduct, state: State) -> TurnPlan:
     }
     document = answer.value if answer is not None and answer.pointer in left else None
     gaps = [gap for pointer in left for gap in left[pointer]] + list(unsaid.values())
-    check = AnswerCheck(conduct.compiler, document, schemas, gaps) if left or unsaid else None
+    check = AnswerCheck(conduct.compiler, document, schemas, gaps, cancelled) if left or unsaid else None
     return TurnPlan(ask, constraint, check, conduct, state)
 
 
@@ -93,7 +96,13 @@ def _unsaid(ask: Ask, conduct: Conduct) -> dict[str, Gap]:
     return found
 
 
-def _whole_answer(request: ChatRequest, answer: AnswerFormat, conduct: Conduct, state: State) -> TurnPlan:
+def _whole_answer(
+    request: ChatRequest,
+    answer: AnswerFormat,
+    conduct: Conduct,
+    state: State,
+    cancelled: threading.Event | None,
+) -> TurnPlan:
     if request.tool_use.tools:
         raise UnsupportedParameter(
             f"{answer.pointer} does not go together with {request.tool_use.path}.", param=answer.pointer
@@ -105,7 +114,7 @@ def _whole_answer(request: ChatRequest, answer: AnswerFormat, conduct: Conduct, 
             param=answer.pointer,
         )
     # What is held to a pattern has no reasoning and no calls: all of it is the answer.
-    return TurnPlan(constraint=compile_answer(answer, conduct.compiler))
+    return TurnPlan(constraint=compile_answer(answer, conduct.compiler, cancelled))
 
 
 def _document(answer: AnswerFormat) -> Node:
@@ -116,19 +125,21 @@ def _document(answer: AnswerFormat) -> Node:
     return Json(_as_mapping(answer.value), answer.strict, answer.pointer)
 
 
-def compile_answer(answer: AnswerFormat, compiler: GrammarCompiler) -> Compiled:
+def compile_answer(
+    answer: AnswerFormat, compiler: GrammarCompiler, cancelled: threading.Event | None = None
+) -> Compiled:
     """For an answer that is nothing else: a text completion's."""
     with _located(answer.pointer):
         match answer.kind:
             case "regex":
-                return compiler.compile_regex(answer.value)
+                return compiler.compile_regex(answer.value, cancelled)
             case "grammar":
-                return compiler.compile_grammar(answer.value)
+                return compiler.compile_grammar(answer.value, cancelled)
             case "choice":
-                return compiler.compile_choice(answer.value)
+                return compiler.compile_choice(answer.value, cancelled)
             case "json_object":
-                return compiler.compile_json_object()
-        return compiler.compile_json_schema(answer.value, strict=answer.strict)
+                return compiler.compile_json_object(cancelled)
+        return compiler.compile_json_schema(answer.value, answer.strict, cancelled)
 
 
 @contextmanager
@@ -147,11 +158,16 @@ def _located(default: str, *, tools: str = "tools") -> Iterator[None]:
         raise
 
 
-def check_of(answer: AnswerFormat, constraint: Compiled, compiler: GrammarCompiler) -> AnswerCheck | None:
+def check_of(
+    answer: AnswerFormat,
+    constraint: Compiled,
+    compiler: GrammarCompiler,
+    cancelled: threading.Event | None = None,
+) -> AnswerCheck | None:
     """What is left to check of an answer compiled by `compile_answer`."""
     if not constraint.needs_check or constraint.plan is None:
         return None
-    return AnswerCheck(compiler, answer.value, {}, list(constraint.plan.remaining))
+    return AnswerCheck(compiler, answer.value, {}, list(constraint.plan.remaining), cancelled)
 
 
 def _as_mapping(schema: Any) -> Mapping[str, Any]:

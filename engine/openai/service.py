@@ -5,6 +5,7 @@ megabytes is refused after reading as much of it as the model's context could ho
 """
 
 import secrets
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -121,8 +122,16 @@ class OpenAIService:
             raise InvalidRequest("prompt must be one text here, not several.", param="prompt")
         return request
 
-    def chat(self, asked: Mapping[str, Any] | ChatRequest, *, request_id: str | None = None) -> Turn:
-        """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id."""
+    def chat(
+        self,
+        asked: Mapping[str, Any] | ChatRequest,
+        *,
+        request_id: str | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Turn:
+        """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id. Setting
+        `cancelled` ends what may take long meanwhile: RequestAborted is raised then."""
+        cancelled = cancelled or threading.Event()
         request = asked if isinstance(asked, ChatRequest) else self.read_chat(asked)
         options = request.options
         loaded = self._engine.loaded(options.model)
@@ -133,7 +142,7 @@ class OpenAIService:
         response_id = f"chatcmpl-{uuid.uuid4().hex}"
         sampling = _checked_sampling(options, loaded)
         _check_room(token_ids, options, loaded, "messages")
-        plan = plan_turn(request, conduct, state)
+        plan = plan_turn(request, conduct, state, cancelled)
         request_id = request_id or response_id
         options = replace(
             options, skip_special_tokens=options.skip_special_tokens and not conduct.hides_markers
@@ -146,12 +155,25 @@ class OpenAIService:
             include_usage=options.include_usage,
             check=self._observed(plan.check),
         )
-        return Turn(request_id, streams, maker, ChatFold(), stream=options.stream, ignored=options.ignored)
+        return Turn(
+            request_id,
+            streams,
+            maker,
+            ChatFold(),
+            stream=options.stream,
+            ignored=options.ignored,
+            cancelled=cancelled,
+        )
 
     def completion(
-        self, asked: Mapping[str, Any] | CompletionRequest, *, request_id: str | None = None
+        self,
+        asked: Mapping[str, Any] | CompletionRequest,
+        *,
+        request_id: str | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Turn:
-        """Submits a text completion, one request of the engine for each prompt."""
+        """Submits a text completion, one request of the engine for each prompt. `cancelled` as with `chat`."""
+        cancelled = cancelled or threading.Event()
         request = asked if isinstance(asked, CompletionRequest) else self.read_completion(asked)
         options = request.options
         loaded = self._engine.loaded(options.model)
@@ -167,8 +189,8 @@ class OpenAIService:
         constraint, check = None, None
         if request.answer is not None:
             compiler = self._conducts.of(loaded).compiler
-            constraint = compile_answer(request.answer, compiler)
-            check = check_of(request.answer, constraint, compiler)
+            constraint = compile_answer(request.answer, compiler, cancelled)
+            check = check_of(request.answer, constraint, compiler, cancelled)
         echoes = [_text_of(prompt, loaded) for prompt in request.prompts] if request.echo else None
         response_id = f"cmpl-{uuid.uuid4().hex}"
         request_id = request_id or response_id
@@ -182,7 +204,13 @@ class OpenAIService:
             check=self._observed(check),
         )
         return Turn(
-            request_id, streams, maker, CompletionFold(), stream=options.stream, ignored=options.ignored
+            request_id,
+            streams,
+            maker,
+            CompletionFold(),
+            stream=options.stream,
+            ignored=options.ignored,
+            cancelled=cancelled,
         )
 
     def embeddings(

@@ -5,6 +5,7 @@ Leaving a turn (`abort`, its `with`, dropping it) gives its requests up.
 """
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol, Self
@@ -30,7 +31,7 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
     """Iterate once, from one thread or one event loop; iteration raises BaseMLXError.
 
     `stream` is what the request asked for; both ways work whatever it says. Several prompts run at the same time, and
-    their chunks come prompt by prompt.
+    their chunks come prompt by prompt. `cancelled` is set when the turn is left.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
         *,
         stream: bool,
         ignored: tuple[str, ...] = (),
+        cancelled: threading.Event | None = None,
     ) -> None:
         self.request_id = request_id
         self.stream = stream
@@ -51,6 +53,7 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
         self._fold = fold
         self._ready: deque[Chunk] = deque()
         self._position = 0
+        self._cancelled = cancelled or threading.Event()
 
     @property
     def timings(self) -> Timings | None:
@@ -59,6 +62,7 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
 
     def abort(self) -> None:
         """Gives the request up. Safe at any time, from any thread, more than once."""
+        self._cancelled.set()
         for stream in self._streams:
             stream.abort()
 

@@ -6,6 +6,7 @@ seconds to be refused. Whatever ends the answer, its turn is given up.
 """
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -45,11 +46,11 @@ def generation_routes(
 ) -> list[Route]:
     """With `admin`, a request waits here for its model; without, the service waits for it."""
 
-    def chat(asked: ChatRequest, request_id: str) -> Turn:
-        return service.chat(asked, request_id=request_id)
+    def chat(asked: ChatRequest, request_id: str, cancelled: threading.Event) -> Turn:
+        return service.chat(asked, request_id=request_id, cancelled=cancelled)
 
-    def completion(asked: CompletionRequest, request_id: str) -> Turn:
-        return service.completion(asked, request_id=request_id)
+    def completion(asked: CompletionRequest, request_id: str, cancelled: threading.Event) -> Turn:
+        return service.completion(asked, request_id=request_id, cancelled=cancelled)
 
     chats = _handler(service.read_chat, chat, settings, lifecycle, pool, grammar_pool, admin)
     completions = _handler(
@@ -63,7 +64,7 @@ def generation_routes(
 
 def _handler(
     read: Callable[[Mapping[str, Any]], Asked],
-    submit: Callable[[Asked, str], Turn],
+    submit: Callable[[Asked, str, threading.Event], Turn],
     settings: ServerSettings,
     lifecycle: Lifecycle,
     pool: WorkPool,
@@ -74,19 +75,20 @@ def _handler(
         request_id = record_of(scope).request_id
         body = [await read_body(receive)]  # this and the next are emptied: an answer may take minutes
         asked: list[Asked] = []
+        cancelled = threading.Event()
 
         def check() -> Future[ModelLease] | None:
             asked.append(read(parse_json(body.pop())))
             return None if admin is None else admin.reserve(asked[0].model, "generate")
 
         def accept() -> Turn:
-            return submit(asked.pop(), request_id)
+            return submit(asked.pop(), request_id, cancelled)
 
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
                 async with held(await pool.run(check, discard=abandon)):
                     accepting = grammar_pool if asked[0].brings_grammar else pool
-                    turn = await accepting.run(accept, discard=_abort)
+                    turn = await accepting.run(accept, discard=_abort, cancelled=cancelled)
             try:
                 headers = ignored_header(turn.ignored)
                 if turn.stream:

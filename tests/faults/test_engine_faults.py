@@ -139,7 +139,7 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_but_where_to_look(
         read_chat = staticmethod(chat_request)
         read_completion = read_embeddings = read_tokenize = read_chat
 
-        def chat(self, body: Any, *, request_id: str) -> Any:
+        def chat(self, body: Any, *, request_id: str, cancelled: Any) -> Any:
             raise ZeroDivisionError("canary of /home/someone/prompt")
 
     with LiveServer(noise, service=Service()) as live:

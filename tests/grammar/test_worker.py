@@ -5,12 +5,13 @@ import json
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from basemlx.engine.errors import UnsupportedSchema
+from basemlx.engine.errors import RequestAborted, UnsupportedSchema
 from basemlx.engine.grammar import GrammarCompiler
 from basemlx.engine.grammar.cache import ByteCache
 from basemlx.engine.grammar.structure import Json
@@ -76,6 +77,40 @@ def _wait_gone(pid: int) -> None:
         psutil.Process(pid).wait(timeout=3)
     except psutil.NoSuchProcess:
         return
+
+
+def test_a_compilation_is_killed_once_the_last_of_those_who_block_for_it_gives_up() -> None:
+    with GrammarCompiler.from_tokenizer_file(TOKENIZER) as compiler:
+        compiler.compile_json_schema({"type": "null"})
+        pid = compiler._workers[0].pid
+        assert pid is not None
+        events = [threading.Event(), threading.Event()]
+        with ThreadPoolExecutor(2) as threads:
+            waiting = [threads.submit(compiler.compile_grammar, ENDLESS, event) for event in events]
+            while (
+                not any(job.waiting == 2 for job in list(compiler._jobs.values())) or len(compiler._idle) == 2
+            ):
+                time.sleep(0.005)
+            events[0].set()
+            with pytest.raises(RequestAborted):
+                waiting[0].result(timeout=2)
+            assert psutil.pid_exists(pid), "somebody else waits for it"
+            assert not waiting[1].done()
+            events[1].set()
+            with pytest.raises(RequestAborted):
+                waiting[1].result(timeout=2)
+            _wait_gone(pid)
+            assert not psutil.pid_exists(pid)
+        assert compiler.compile_json_schema({"type": "boolean"}).accepts("true")
+
+
+def test_a_check_that_nobody_waits_for_ends(compiler: GrammarCompiler) -> None:
+    compiled = compiler.compile_json_schema({"type": "array", "uniqueItems": True})
+    given_up = threading.Event()
+    given_up.set()
+    with pytest.raises(RequestAborted):
+        compiled.check("[1, 1]", given_up)
+    assert compiled.check("[1, 1]")
 
 
 def test_concurrent_requests_for_one_schema_compile_it_once(
