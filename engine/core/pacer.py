@@ -47,13 +47,22 @@ class LinearCost:
         return self.fixed_s + units * self.unit_s
 
     def learn(self, units: int, seconds: float, share: float) -> None:
-        """Moves the estimate for `units` by `share` of its error, each part by what it is of the whole; an outlier
-        counts within a factor."""
-        expected_s = self.of(units)
-        error_s = share * (min(max(seconds, 0.25 * expected_s), 4.0 * expected_s) - expected_s)
-        unit_share = units * self.unit_s / expected_s
+        """Moves the estimate for `units` by `share` of its error, each part by what it is of the whole."""
+        error_s = self._error(units, seconds, share)
+        unit_share = units * self.unit_s / self.of(units)
         self.unit_s += error_s * unit_share / units
         self.fixed_s += error_s * (1.0 - unit_share)
+
+    def learn_unit(self, units: int, seconds: float, share: float) -> None:
+        """The same where the fixed part stays what it is, unless it cannot be true."""
+        error_s = self._error(units, seconds, share)
+        self.unit_s = max(self.unit_s + error_s / units, 0.02 * seconds / units)
+        self.fixed_s += share * min(0.0, 0.5 * seconds - self.fixed_s)
+
+    def _error(self, units: int, seconds: float, share: float) -> float:
+        """An outlier counts within a factor."""
+        expected_s = self.of(units)
+        return share * (min(max(seconds, 0.25 * expected_s), 4.0 * expected_s) - expected_s)
 
 
 class PrefillPacer:
@@ -127,12 +136,13 @@ class PrefillPacer:
         if self._prefill is None:
             self._prefill = LinearCost(0.0, prefill_s / max(1, prompt_tokens + known_tokens + extra_tokens))
         elif prompt_tokens and not known_tokens and not extra_tokens:
-            self._prefill.learn(prompt_tokens, prefill_s * self._whole_layers / layers, FAST)
+            # Attention grows along a prompt, with every token; what the weights cost does not.
+            self._prefill.learn_unit(prompt_tokens, prefill_s * self._whole_layers / layers, FAST)
         elif known_tokens and not prompt_tokens:
-            self._prefill.learn(known_tokens, prefill_s, FAST)
+            self._prefill.learn_unit(known_tokens, prefill_s, FAST)
         elif extra_tokens and not prompt_tokens:  # the fixed part is the decoding rows' own
             arithmetic = LinearCost(0.0, self._prefill.unit_s)
-            arithmetic.learn(extra_tokens, prefill_s, FAST)
+            arithmetic.learn_unit(extra_tokens, prefill_s, FAST)
             self._prefill.unit_s = arithmetic.unit_s
 
     def _spare_s(self, decoding_rows: int) -> float:
