@@ -1,11 +1,13 @@
 """Agent stacks against a real server on the built-in model: each makes a tool loop and a structured answer.
 
 What a stack asks is enforced by the server, so the tests look at what happened (the tool was called with arguments of
-its schema, the answer fits), never at what a small model says. Stacks with pins of their own: test_agents_pinned.py.
+its schema, its result was read, the answer fits), never at what a small model says. Stacks with pins of their own:
+test_agents_pinned.py.
 """
 
 import contextlib
 import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -97,18 +99,16 @@ async def test_openai_agents(base_url: str) -> None:
 
 
 @pytest.mark.slow
-async def test_pydantic_ai(base_url: str) -> None:
+async def test_pydantic_ai_loops_over_a_tool(base_url: str) -> None:
     pydantic_ai = pytest.importorskip("pydantic_ai")
-    from openai import AsyncOpenAI
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
-
     called: list[str] = []
-    async with AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
-        model = OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))
-        agent = pydantic_ai.Agent(
-            model, output_type=Weather, model_settings={"temperature": 0, "max_tokens": 120}
-        )
+
+    def settings(context: Any) -> dict[str, Any]:
+        """The tool has to be called once, then the agent has to answer: whatever the model would rather do."""
+        return {"temperature": 0, "max_tokens": 120, "tool_choice": "none" if called else ["weather"]}
+
+    async with pydantic_ai_model(base_url) as model:
+        agent = pydantic_ai.Agent(model, model_settings=settings)
 
         @agent.tool_plain
         def weather(city: str) -> str:
@@ -116,19 +116,46 @@ async def test_pydantic_ai(base_url: str) -> None:
             called.append(city)
             return f"It rains in {city}."
 
-        # Its output is a tool as well, and one of them is required: the model chooses which.
-        limits = pydantic_ai.UsageLimits(request_limit=4)
-        with contextlib.suppress(pydantic_ai.exceptions.UsageLimitExceeded):
-            result = await agent.run(QUESTION, usage_limits=limits)
-            assert isinstance(result.output, Weather)
-            return
-        assert called
+        result = await agent.run(QUESTION, usage_limits=pydantic_ai.UsageLimits(request_limit=2))
+    parts = [part for message in result.all_messages() for part in message.parts]
+    assert [part.part_kind for part in parts] == ["user-prompt", "tool-call", "tool-return", "text"]
+    [city] = called
+    assert parts[1].args_as_dict() == {"city": city}
+    assert parts[2].content == f"It rains in {city}."
+    assert result.output
+    assert result.output == parts[3].content
 
 
 @pytest.mark.slow
-def test_smolagents(base_url: str) -> None:
+@pytest.mark.parametrize("way", ["ToolOutput", "NativeOutput"])
+async def test_pydantic_ai_answers_in_a_form(way: str, base_url: str) -> None:
+    """By a tool that has to be called, or by a schema: of one request, so that nothing was tried again."""
+    pydantic_ai = pytest.importorskip("pydantic_ai")
+    async with pydantic_ai_model(base_url) as model:
+        agent = pydantic_ai.Agent(
+            model,
+            output_type=getattr(pydantic_ai, way)(Weather),
+            model_settings={"temperature": 0, "max_tokens": 120},
+        )
+        result = await agent.run("It rains in Rome.", usage_limits=pydantic_ai.UsageLimits(request_limit=1))
+    assert isinstance(result.output, Weather)
+
+
+@contextlib.asynccontextmanager
+async def pydantic_ai_model(base_url: str) -> AsyncIterator[Any]:
+    from openai import AsyncOpenAI
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    async with AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        yield OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))
+
+
+@pytest.mark.slow
+def test_smolagents_loops_over_a_tool(base_url: str) -> None:
+    """One of the tools has to be called in every step: of `weather` and its own `final_answer` the model takes the
+    first here, and that is what the test is about; what the agent says in the end is the model's."""
     smolagents = pytest.importorskip("smolagents")
-    from smolagents.models import ChatMessage, MessageRole
 
     class WeatherTool(smolagents.Tool):  # type: ignore[misc]
         name = "weather"
@@ -137,31 +164,45 @@ def test_smolagents(base_url: str) -> None:
         output_type = "string"
 
         def forward(self, city: str) -> str:
-            return f"It rains in {city}."
+            return weather(city)
 
+    with smolagents_model(smolagents, base_url) as model:
+        agent = smolagents.ToolCallingAgent(
+            tools=[WeatherTool()], model=model, max_steps=2, verbosity_level=0
+        )
+        agent.run(QUESTION)
+    steps = [step for step in agent.memory.steps if getattr(step, "tool_calls", None)]
+    assert len(steps) == 2
+    [call] = steps[0].tool_calls
+    assert call.name == "weather"
+    assert set(call.arguments) == {"city"}
+    assert steps[0].observations == weather(**call.arguments)
+    assert steps[0].error is None
+    assert (
+        steps[1].token_usage.input_tokens > steps[0].token_usage.input_tokens
+    )  # it has read the observation
+
+
+@pytest.mark.slow
+def test_smolagents_answers_in_a_form_and_stops_where_it_is_told(base_url: str) -> None:
+    smolagents = pytest.importorskip("smolagents")
+    from smolagents.models import ChatMessage, MessageRole
+
+    form = {"name": "weather", "schema": Weather.model_json_schema(), "strict": True}
+    asked = [ChatMessage(role=MessageRole.USER, content=[{"type": "text", "text": "It rains in Rome."}])]
+    with smolagents_model(smolagents, base_url) as model:
+        answer = model.generate(asked, response_format={"type": "json_schema", "json_schema": form})
+        assert Weather.model_validate_json(answer.content)
+        told = model.generate(asked).content
+        assert model.generate(asked, stop_sequences=[told[3:6]]).content == told[: told.index(told[3:6])]
+
+
+@contextlib.contextmanager
+def smolagents_model(smolagents: Any, base_url: str) -> Iterator[Any]:
     model = smolagents.OpenAIServerModel(
         MODEL, api_base=base_url, api_key="none", temperature=0, max_tokens=120
     )
     try:
-        message = model.generate(
-            [ChatMessage(role=MessageRole.USER, content=[{"type": "text", "text": QUESTION}])],
-            tools_to_call_from=[WeatherTool()],
-            stop_sequences=["Observation:"],
-        )
-        [call] = message.tool_calls
-        assert call.function.name == "weather"
-        agent = smolagents.ToolCallingAgent(
-            tools=[WeatherTool()], model=model, max_steps=1, verbosity_level=0
-        )
-        agent.run(QUESTION)
-        assert any(getattr(step, "tool_calls", None) for step in agent.memory.steps)
-        answer = model.generate(
-            [ChatMessage(role=MessageRole.USER, content="It rains in Rome.")],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "weather", "schema": Weather.model_json_schema(), "strict": False},
-            },
-        )
-        assert Weather.model_validate_json(answer.content)
+        yield model
     finally:
         model.client.close()
