@@ -85,6 +85,20 @@ def test_the_settings_that_change_a_prompt_count(chat: ChatBaseMLX) -> None:
     assert with_tools.get_num_tokens_from_messages(question, tools=tools) == used["input_tokens"]
 
 
+@pytest.mark.parametrize("kind", ["image", "audio", "file", "image_url"])
+def test_what_is_no_text_is_refused_by_name(kind: str, chat: ChatBaseMLX) -> None:
+    parts: dict[str, dict[str, Any]] = {
+        "image": {"type": "image", "base64": "AAAA", "mime_type": "image/png"},
+        "audio": {"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"},
+        "file": {"type": "file", "base64": "AAAA", "mime_type": "application/pdf", "filename": "a.pdf"},
+        "image_url": {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+    }
+    with pytest.raises(InvalidRequest) as info:
+        chat.invoke([HumanMessage([{"type": "text", "text": "Look."}, parts[kind]])])
+    assert info.value.param is not None
+    assert info.value.param.startswith("messages[0].content[1]")
+
+
 def test_errors_are_the_engines(chat: ChatBaseMLX) -> None:
     with pytest.raises(ModelNotFound):
         chat.bind(model="nobody/nothing").invoke("Hi")
