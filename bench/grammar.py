@@ -1,12 +1,12 @@
 """What grammars cost: compiling and filling masks, ours beside raw xgrammar and llguidance, in one run.
 
-    python bench/grammar.py [--tokenizer FILE] [--sample N] [--skip-xgrammar] [--decode [FOLDER]] [--rounds N]
+    python bench/grammar.py [--tokenizer FILE] [--sample N] [--skip-xgrammar] [--decode [FOLDER]] [--rounds N] [--ways]
 
 Schemas: the functions of the Berkeley Function Calling Leaderboard and the official JSON Schema test suite. Compiling
 ours means all of it: limits, the worker process and back, and the engine. Masks are filled along real tokens of
 ground-truth arguments and of the suite's valid instances, the first visit of each place counted. Times are of one
 thread; the first schema's includes starting the worker. `--decode` measures instead what a grammar costs while a model
-decodes (`grammar_decode`).
+decodes (`grammar_decode`), `--ways` two ways that we did not take (`grammar_ways`).
 """
 
 import argparse
@@ -51,6 +51,9 @@ def main() -> int:
         "--decode", type=Path, nargs="?", const=TINY.parent, help="a model's folder; the built-in one's"
     )
     parser.add_argument("--rounds", type=int, default=7, help="of --decode")
+    parser.add_argument(
+        "--ways", action="store_true", help="ways not taken: masks in parallel, xgrammar in the worker"
+    )
     options = parser.parse_args()
     if options.decode is not None:
         from grammar_decode import decode
@@ -70,6 +73,12 @@ def main() -> int:
     ) as compiler:
         print(f"tokenizer {tokenizer.parent.name}: {compiler.vocabulary.size} ids, ", end="")
         print(f"made ready in {time.perf_counter() - started:.2f} s\n")
+        if options.ways:
+            from grammar_ways import closed, ways
+
+            shut = [(closed(schema), instances) for schema, instances in sets["bfcl"]]
+            ways(compiler, [(node, texts[0]) for node, texts in turns(shut)], turn_of)
+            return 0
         print(f"{'engine':12}{'schemas':>9}{'refused':>9}{'compile ms p50':>16}{'p99':>9}{'max':>9}", end="")
         print(f"{'fill us p50':>13}{'p99':>9}{'max':>9}{'masks':>9}")
         for engine, compile_schema in engines(compiler, options.skip_xgrammar).items():
@@ -119,14 +128,17 @@ def as_the_model_has_it(text: str, _node: Any, vocabulary: Vocabulary) -> list[i
     return vocabulary.encode(text)
 
 
+def turn_of(schema: Any) -> Any:
+    """A chat turn with one tool and `tool_choice` auto."""
+    return turn_structure(Ask((Tool("look_up", schema),), ToolChoice("auto")), format_named("hermes"))
+
+
 def turns(cases: list[Case]) -> Iterable[Case]:
-    """A chat turn with one tool and `tool_choice` auto: prose, and then a call of the tool."""
+    """Prose, and then a call of the tool."""
     form = format_named("hermes")
     for schema, instances in cases:
         for instance in instances[:1]:
-            tool = Tool("look_up", schema)
-            node = turn_structure(Ask((tool,), ToolChoice("auto")), form)
-            yield node, [PROSE + form.render((Call("look_up", in_order(instance, schema)),))]
+            yield turn_of(schema), [PROSE + form.render((Call("look_up", in_order(instance, schema)),))]
 
 
 def measure(

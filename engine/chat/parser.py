@@ -36,9 +36,11 @@ class ToolCallArguments:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """The call's arguments are complete, or as much of them as the model wrote."""
+    """The call's arguments are there. `is_complete` False: the text ended, or became something else, within the call,
+    and they are what was written until then."""
 
     index: int
+    is_complete: bool = True
 
 
 Event = TextPart | ToolCallStart | ToolCallArguments | ToolCallEnd

@@ -6,9 +6,10 @@
     matcher = constraint.matcher()                                    # for one choice of a request
 
 What a request brings is looked at first in a worker process, under a deadline; only what went well there is compiled
-here. Requests for the same thing at the same time share one compilation, and one that everyone has given up is
-killed: whoever blocks for it gives it up by the event that it brought (`cancelled`), RequestAborted is raised then.
-Results are kept in a cache bounded by bytes, refusals too. Loads no model; knows nothing of requests.
+here, and of xgrammar's, which are not tried there, only small ones. Requests for the same thing at the same time share
+one compilation, and one that everyone has given up is killed: whoever blocks for it gives it up by the event that it
+brought (`cancelled`), and RequestAborted is raised. Results are kept in a cache bounded by bytes, refusals too. Loads
+no model; knows nothing of requests.
 """
 
 import asyncio
@@ -49,8 +50,9 @@ MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_CHOICES = 2_000
 MAX_STRUCTURE_CHARS = 4 * 1024 * 1024
 """Of a turn's schemas together, and of its structure: definitions stand in each parameter that refers to them."""
-MAX_XGRAMMAR_CHARS = 8 * 1024
-"""Of a turn's schemas together: xgrammar compiles larger ones for longer than a request should wait."""
+MAX_XGRAMMAR_CHARS = 2 * 1024
+"""Of a turn's schemas together. xgrammar compiles in this process, where nothing can stop it, so it gets only what it
+is done with at once (`xgrammar_backend`); larger ones are llguidance's, tried in the worker before."""
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,26 @@
 
 For each choice: a first chunk with the role, one for every piece of text or of a tool call, a last one with the finish
 reason. Reasoning goes into `reasoning_content`, and into `reasoning`, as half of the clients read the one and half the
-other. A choice that ended by itself after tool calls finishes with `tool_calls`; one that was cut keeps `length`.
+other. A choice that stopped finishes with `tool_calls` if there are calls and all of them are whole: what is announced
+as calls can be carried out. One that a stop string cut within a call finishes with `stop`, whatever calls came before,
+and what was sent of it stays. One that its limit cut keeps `length`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from basemlx.engine.chat.parser import Event, OutputParser, TextPart, ToolCallArguments, ToolCallStart
+from basemlx.engine.chat.parser import (
+    Event,
+    OutputParser,
+    TextPart,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
-from basemlx.engine.openai.logprobs import chat_logprobs
+from basemlx.engine.openai.logprobs import chat_logprobs, without_stop
 from basemlx.engine.text.tokenizer import Tokenizer
 from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
 
@@ -23,6 +32,7 @@ class _Choice:
     has_role: bool = False
     content: list[str] = field(default_factory=list)  # kept only where it is checked at the end
     calls: list[tuple[str, list[str]]] = field(default_factory=list)  # function, pieces of its arguments
+    is_cut: bool = False  # within a call
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
 
 
@@ -62,6 +72,10 @@ class ChatChunks:
             self._num_reasoning_tokens += len(delta.token_ids)
         else:
             choice.logprobs += delta.logprobs
+            if isinstance(delta.stop_reason, str):
+                choice.logprobs = without_stop(
+                    self._tokenizer, choice.logprobs, delta.stop_reason, delta.text
+                )
         if delta.finish_reason is not None:
             events += choice.parser.finish()
         chunks += [
@@ -71,7 +85,8 @@ class ChatChunks:
         ]
         self._remember(choice, events)
         if delta.finish_reason is not None:
-            reason = "tool_calls" if choice.calls and delta.finish_reason == "stop" else delta.finish_reason
+            has_calls = bool(choice.calls) and not choice.is_cut
+            reason = "tool_calls" if has_calls and delta.finish_reason == "stop" else delta.finish_reason
             chunks.append(self._chunk(delta.index, {}, self._take_logprobs(choice), reason))
             if self._check is not None:
                 calls = [(name, "".join(pieces)) for name, pieces in choice.calls]
@@ -84,6 +99,8 @@ class ChatChunks:
             match event:
                 case ToolCallStart(name=name):
                     choice.calls.append((name, []))
+                case ToolCallEnd(is_complete=False):
+                    choice.is_cut = True
                 case ToolCallArguments(text=text) if self._check is not None:
                     choice.calls[-1][1].append(text)
                 case TextPart(kind="content", text=text) if self._check is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from basemlx.engine.openai.check import AnswerCheck
 from basemlx.engine.openai.chunks import Chunk, Identity, usage_dict
-from basemlx.engine.openai.logprobs import completion_logprobs
+from basemlx.engine.openai.logprobs import completion_logprobs, without_stop
 from basemlx.engine.text.tokenizer import Tokenizer
 from basemlx.engine.types import OutputDelta, TokenLogprob, Usage
 
@@ -53,6 +53,8 @@ class CompletionChunks:
         if self._check is not None:
             choice.generated.append(delta.text)
         choice.logprobs += delta.logprobs
+        if isinstance(delta.stop_reason, str):
+            choice.logprobs = without_stop(self._tokenizer, choice.logprobs, delta.stop_reason, delta.text)
         if not choice.pending_text and delta.finish_reason is None:
             return []
         text, choice.pending_text = choice.pending_text, ""

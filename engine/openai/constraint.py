@@ -1,7 +1,7 @@
 """From what a request asks of its answer to the grammar that enforces it, and to what is left to be checked after it.
 
 One grammar holds a whole turn: reasoning, then text, calls or a document. A regular expression or a grammar of the
-caller's is the whole answer by itself, so it goes neither with tools nor with reasoning that is open. Raises
+caller's is the whole answer by itself, so it goes neither with tools that may be called nor with open reasoning. Raises
 UnsupportedSchema, whose `param` and pointer say where in the request.
 """
 
@@ -103,9 +103,11 @@ def _whole_answer(
     state: State,
     cancelled: threading.Event | None,
 ) -> TurnPlan:
-    if request.tool_use.tools:
+    if request.tool_use.tools and request.tool_use.choice.mode != "none":
         raise UnsupportedParameter(
-            f"{answer.pointer} does not go together with {request.tool_use.path}.", param=answer.pointer
+            f"{answer.pointer} is the whole answer, so it does not go together with {request.tool_use.path} that may "
+            "be called; set tool_choice to none, or ask for a schema.",
+            param=answer.pointer,
         )
     if state == "open":
         raise UnsupportedParameter(

@@ -32,6 +32,21 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> dict[
     return {"content": entries, "refusal": None}
 
 
+def without_stop(
+    tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], stop: str, text: str
+) -> list[TokenLogprob]:
+    """The last tokens of a choice that `stop` ended, without those whose text is not returned because of it: the stop
+    string's own, and one that brought text before it stays. `text` is what they still had to say."""
+    wanted, tail = stop.encode("utf-8", "replace"), b""
+    for at in range(len(tokens) - 1, -1, -1):
+        tail = tokenizer.token_bytes(tokens[at].token_id) + tail
+        found = tail.find(wanted)
+        if found >= 0:
+            return list(tokens[: at + 1] if found else tokens[:at])
+    # It began in a token that was told before, with the text that this had.
+    return list(tokens) if text else []
+
+
 def completion_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     """`offset` is where the first token's text lies in the text that is returned, in characters. The sampled token is
     among the top ones, though it may be one more than was asked for."""

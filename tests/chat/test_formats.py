@@ -56,6 +56,38 @@ def test_every_bfcl_call_is_read_back_exactly_character_by_character(form: Forma
         assert reads_back(form, case, list(text)), text
 
 
+@pytest.mark.parametrize("name", ["qwen-xml", "seed-xml", "glm-4.5", "glm-4.7", "minimax-m2"])
+@pytest.mark.parametrize("kinds", [["string", "null"], ["null", "string", "boolean"], ["boolean", "string"]])
+def test_a_string_that_may_be_null_flows_from_where_it_is_sure_to_be_one(name: str, kinds: list[str]) -> None:
+    form, tool = format_named(name), Tool("f", {"type": "object", "properties": {"a": {"type": kinds}}})
+    text = form.render((Call("f", {"a": "nullify it, slowly"}),))
+    parser = form.parser((tool,), counter())
+    told, so_far = text.index("nullify") + len("nullify"), ""
+    for char in text[:told]:
+        so_far += "".join(event.text for event in parser.push(char) if isinstance(event, ToolCallArguments))
+    assert so_far == '{"a": "nullify', "before its end is there"
+    for value in (
+        "null",
+        "None",
+        " null ",
+        "nul",
+        "null and void",
+        "nu ll",
+        "  ",
+        "",
+        "true",
+        "False",
+        "truely",
+        "7",
+    ):
+        words = {"null": None, "None": None, "true": True, "False": False}
+        written = form.render((Call("f", {"a": "@"}),)).replace("@", value)
+        kind = {None: "null"}.get(words.get(value.strip(), ""), "boolean")
+        typed = words[value.strip()] if value.strip() in words and kind in kinds else value
+        for pieces in ([written], list(written)):
+            assert values(read(form.parser((tool,), counter()), pieces)) == [("f", {"a": typed})], value
+
+
 @formats
 def test_text_before_calls_is_content_and_nothing_of_the_markup_is(form: Format) -> None:
     if form.name in BARE:

@@ -12,10 +12,14 @@ from basemlx.engine.chat.reasoning import ReasoningStyle, State
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.chat.turn import Ask, ToolChoice, json_document, turn_structure
 from basemlx.engine.errors import UnsupportedSchema
+from basemlx.engine.grammar import GrammarCompiler
+from basemlx.engine.grammar.llguidance_backend import LLGuidanceGrammar
 from basemlx.engine.grammar.structure import Const, Json, Node, Repeat, Text, Until, either, optional, seq
 from basemlx.engine.grammar.structure_llguidance import lark
 from basemlx.engine.grammar.structure_plan import write_structure
+from basemlx.engine.grammar.xgrammar_backend import XGrammarGrammar
 from tests.chat.wire import BFCL, BUILT_IN, Case, bfcl, bfcl_sample
+from tests.grammar.conftest import TOKENIZER
 from tests.grammar.engines import QWEN, Engines, accepted, with_letters, with_markers
 
 formats = pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -361,3 +365,14 @@ def test_a_turn_goes_to_xgrammar_only_where_that_is_exact() -> None:
     open_tool = Tool("f", {"type": "object", "properties": {"a": {"type": "string"}}})
     node = turn_structure(Ask((open_tool,), ToolChoice("required")), format_named("hermes"))
     assert write_structure(node, engines.controls).engine == "llguidance"
+
+
+def test_a_large_turn_does_not_go_to_xgrammar_whose_compiler_cannot_be_stopped() -> None:
+    def turn(num_functions: int) -> Node:
+        schema = {"type": "object", "properties": {"a": {"type": "string"}}, "additionalProperties": False}
+        tools = tuple(Tool(f"f{at}", schema) for at in range(num_functions))
+        return turn_structure(Ask(tools, ToolChoice("required")), format_named("hermes"))
+
+    with GrammarCompiler.from_tokenizer_file(TOKENIZER) as compiler:
+        assert isinstance(compiler.compile_structure(turn(2)).grammar, XGrammarGrammar)
+        assert isinstance(compiler.compile_structure(turn(40)).grammar, LLGuidanceGrammar)

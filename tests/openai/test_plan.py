@@ -9,6 +9,7 @@ import pytest
 
 import basemlx.engine.tiny
 from basemlx.engine.chat.formats import format_named
+from basemlx.engine.errors import UnsupportedParameter
 from basemlx.engine.grammar import GrammarCompiler
 from basemlx.engine.openai.chat_request import chat_request
 from basemlx.engine.openai.conduct import Conduct
@@ -63,3 +64,23 @@ def test_what_a_format_cannot_say_is_checked_afterwards(compiler: GrammarCompile
         ("pattern", "/properties/code/pattern")
     ]
     assert outcome_of(compiler, "hermes", code, '{"code": "AB"}') is None
+
+
+@pytest.mark.parametrize(
+    "extra", [{"guided_regex": "a+b"}, {"structured_outputs": {"grammar": 'start: "a"+ "b"'}}]
+)
+def test_a_pattern_is_the_whole_answer_so_it_goes_with_tools_that_may_not_be_called_only(
+    compiler: GrammarCompiler, extra: dict[str, Any]
+) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": "?"}], "tools": [tool], **extra}
+    conduct = cast(Conduct, SimpleNamespace(form=format_named("hermes"), style=None, compiler=compiler))
+    plan = plan_turn(chat_request({**body, "tool_choice": "none"}), conduct, "closed")
+    assert plan.constraint is not None
+    assert plan.constraint.accepts("aab")
+    assert not plan.constraint.accepts("aabb")
+    for choice in ("auto", "required", tool):
+        with pytest.raises(UnsupportedParameter, match="set tool_choice to none"):
+            plan_turn(chat_request({**body, "tool_choice": choice}), conduct, "closed")
+    with pytest.raises(UnsupportedParameter, match="reasoning_effort none"):
+        plan_turn(chat_request({**body, "tool_choice": "none"}), conduct, "open")

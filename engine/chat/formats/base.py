@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar
 
-from basemlx.engine.chat.formats.literals import escaped, schema_of, typed, types_of
-from basemlx.engine.chat.formats.reader import Malformed, Reader, Steps
+from basemlx.engine.chat.formats.literals import WORDS_OF, escaped, schema_of, typed, types_of
+from basemlx.engine.chat.formats.reader import Malformed, Reader, Sink, Steps
 from basemlx.engine.chat.parser import (
     Event,
     NewId,
@@ -187,12 +187,12 @@ class CallParser(ABC):
         return self._is_open
 
     def end_call(self, *, complete: bool = False) -> None:
-        """`complete`: a call without arguments has none on purpose."""
+        """`complete`: it was written to its end, so one without arguments has none on purpose."""
         if not self._is_open:
             return
         if complete and not self._has_arguments:
             self.arguments("{}")
-        self._events.append(ToolCallEnd(self._num_calls))
+        self._events.append(ToolCallEnd(self._num_calls, complete))
         self._num_calls += 1
         self._is_open = False
         self._after_call = True
@@ -285,7 +285,8 @@ class ParameterWriter:
         return types_of(schema_of(key, self._root), self._root)
 
     def value(self, key: str, ends: tuple[str, ...], *, is_string: bool | None = None) -> Steps[str | None]:
-        """Reads a value that is written without quotes, up to one of `ends`. A string is passed on as it comes."""
+        """Reads a value that is written without quotes, up to one of `ends`. A string is passed on as it comes, once it
+        is sure to be one."""
         types = self.types(key)
         if is_string is None:
             is_string = types == {"string"}
@@ -298,14 +299,49 @@ class ParameterWriter:
             if end is not None:
                 self._parser.arguments('"')
             return end
-        pieces: list[str] = []
-        end = yield from self._parser.reader.until(ends, pieces.append)
+        value = _Unquoted(types, self._parser.arguments)
+        end = yield from self._parser.reader.until(ends, value.add, keep_rest=False)
         if end is not None:
-            self._parser.arguments(typed("".join(pieces), types))
+            value.end()
         return end
 
     def end(self) -> None:
         self._parser.arguments("}" if self._num else "{}")
+
+
+class _Unquoted:
+    """A value that may be a string or something else, as it comes. Where the other types have a few words only, it is a
+    string as soon as it is none of these; else that is known at its end."""
+
+    def __init__(self, types: frozenset[str], sink: Sink) -> None:
+        self._types = types
+        self._sink = sink
+        self._words = WORDS_OF.get(types)
+        self._held: list[str] = []
+        self._begun = ""  # of the value without the white space around it
+        self._is_string = self._space_follows = False
+
+    def add(self, text: str) -> None:
+        if self._is_string:
+            self._sink(escaped(text))
+            return
+        self._held.append(text)
+        if self._words is not None and self._is_no_word(text):
+            self._is_string = True
+            self._sink(f'"{escaped("".join(self._held))}')
+
+    def _is_no_word(self, text: str) -> bool:
+        part = text if self._begun else text.lstrip()
+        if not part:
+            return False
+        if self._space_follows and part.strip():
+            return True
+        self._begun += part.rstrip()
+        self._space_follows = part[-1:].isspace()
+        return not any(word.startswith(self._begun) for word in self._words or ())
+
+    def end(self) -> None:
+        self._sink('"' if self._is_string else typed("".join(self._held), self._types))
 
 
 def _ignore(text: str) -> None:

@@ -12,6 +12,7 @@ from basemlx.engine.chat.formats.base import (
     json_text,
     new_call_id,
 )
+from basemlx.engine.chat.formats.literals import as_json
 from basemlx.engine.chat.formats.reader import Steps
 from basemlx.engine.chat.parser import NewId, TextPart
 from basemlx.engine.chat.tools import Call, Tool
@@ -67,8 +68,12 @@ class HarmonyParser(CallParser):
         if recipient:
             self._reasons = False
             self.start_call(recipient[1])
-            end = yield from self.reader.until(ENDS, self.arguments, keep_rest=False)
-            self.end_call(complete=end is not None)
+            pieces: list[str] = []
+            end = yield from self.reader.until(
+                ENDS, lambda text: self._argument(text, pieces), keep_rest=False
+            )
+            # The marker that ends a call may be the token that ends the answer, and then there is no text of it.
+            self.end_call(complete=end is not None or as_json("".join(pieces)) is not None)
             self.reader.record = None
         elif channel[:1] == ["analysis"]:
             self._reasons = True
@@ -77,6 +82,10 @@ class HarmonyParser(CallParser):
             self._reasons = False
             self._after_call = False
             yield from self.reader.until(ENDS, self.content)
+
+    def _argument(self, text: str, pieces: list[str]) -> None:
+        pieces.append(text)
+        self.arguments(text)
 
     def _reasoning(self, text: str) -> None:
         self._events.append(TextPart("reasoning", text))

@@ -182,6 +182,14 @@ def _no_constant(name: str) -> Any:
 
 ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
 
+_NULLS, _TRUTHS = ("null", "None"), ("true", "false", "True", "False")
+WORDS_OF = {
+    frozenset({"string", "null"}): _NULLS,
+    frozenset({"string", "boolean"}): _TRUTHS,
+    frozenset({"string", "boolean", "null"}): (*_NULLS, *_TRUTHS),
+}
+"""Sets of types of which everything but these words is a string (`typed`)."""
+
 
 def types_of(
     schema: Any, root: Mapping[str, Any], depth: int = 0, known: dict[int, frozenset[str]] | None = None
