@@ -29,7 +29,7 @@ from basemlx.engine.config import EngineConfig  # noqa: E402
 from basemlx.engine.engine import Engine  # noqa: E402
 from basemlx.engine.errors import BaseMLXError  # noqa: E402
 from basemlx.engine.models.discovery import Discovery, ModelPlaces, built_in_folder  # noqa: E402
-from basemlx.engine.models.needs import needed_bytes  # noqa: E402
+from basemlx.engine.models.needs import plan_load  # noqa: E402
 from basemlx.engine.types import GenerationRequest, SamplingParams  # noqa: E402
 from tests.model_zoo import write_model  # noqa: E402
 
@@ -79,7 +79,7 @@ def soak(folder: Path, seconds: float, callers: int, seed: int) -> int:
         idle_ttl_s=0.05,
     )
     names = [model.name for model in discovery.scan()]
-    needs = [needed_bytes(model.folder, None, config, 2**32) for model in discovery.scan()]
+    needs = [plan_load(model.folder, None, config, 2**32).num_bytes for model in discovery.scan()]
     config = EngineConfig(
         **{name: getattr(config, name) for name in config.__slots__}
         | {"max_memory_bytes": int(1.05 * max(needs))}

@@ -219,7 +219,7 @@ class Engine:
     ) -> "Future[ModelLease]":
         return self._keeper.request(
             name,
-            self._residence.needed_bytes(name),
+            self._residence.plan(name),
             progress=progress,
             stays=stays,
             pinned=pinned,

@@ -29,11 +29,13 @@ from basemlx.engine.errors import (
     ModelLoadFailed,
     OutOfMemory,
 )
-from basemlx.engine.memory import available_memory_bytes, limit_free_list
+from basemlx.engine.memory import limit_free_list
 from basemlx.engine.models import config as model_config
+from basemlx.engine.models.estimate import Precision
 from basemlx.engine.models.folder import ModelFolder, check_folder
+from basemlx.engine.models.loader import check_room
 from basemlx.engine.models.loading import Stage
-from basemlx.engine.models.precision import Precision, estimate_bytes, materialise
+from basemlx.engine.models.precision import estimate_bytes, materialise
 from basemlx.engine.runtime import mx, nn, prepare
 from basemlx.engine.text.tokenizer import Tokenizer
 from basemlx.engine.types import ModelInfo
@@ -42,7 +44,6 @@ logger = logging.getLogger("basemlx.engine")
 
 Input = str | Sequence[int]
 
-_WEIGHTS_SHARE = 0.9  # of the memory that is available
 _SHOWN = 5
 _ADDED_TOKENS = 1024  # entries of a tokenizer that the weights may lack: added and never trained
 _CHARACTERS_PER_TOKEN = (
@@ -220,17 +221,18 @@ def prepare_embedder(
 
 
 def embedder_steps(
-    prepared: PreparedEmbedder, *, max_context_tokens: int | None = None
+    prepared: PreparedEmbedder, *, precision: Precision, max_context_tokens: int | None = None
 ) -> Generator[Stage, None, LoadedEmbedder]:
-    """Loads as it is advanced, on the engine thread, and returns the model. Raises ModelCorrupt, ModelLoadFailed or
-    OutOfMemory; giving it up before its end (`close`) leaves nothing in memory."""
+    """Loads as it is advanced, on the engine thread, in the `precision` that was decided on (`models.needs`), and
+    returns the model. Raises ModelCorrupt, ModelLoadFailed or OutOfMemory; giving it up before its end (`close`) leaves
+    nothing in memory."""
     checked, config = prepared.checked, prepared.checked.config
     limit_free_list()
     yield "architecture", 0.0
     try:
         model: Any = _encoder(checked) if prepared.is_encoder else load_decoder(checked.folder, config)
-        precision: Precision = "dense" if prepare().device == "cpu" else "stored"
-        weights_bytes = _checked_size(model, precision, prepared.name)
+        weights_bytes = estimate_bytes(model, precision)
+        check_room(weights_bytes, prepared.name)
         for share in materialise(model, precision):
             yield "weights", share
     except BaseMLXError:
@@ -282,8 +284,9 @@ def _padded(rows: Sequence[Sequence[int]]) -> mx.array:
 
 
 def load_embedder(folder: Path, name: str) -> LoadedEmbedder:
-    """Both at once, for callers that own MLX's thread."""
-    steps = embedder_steps(prepare_embedder(folder, name))
+    """Both at once, in the precision the device is fast in, for callers that own MLX's thread."""
+    precision: Precision = "dense" if prepare().device == "cpu" else "stored"
+    steps = embedder_steps(prepare_embedder(folder, name), precision=precision)
     while True:
         try:
             next(steps)
@@ -329,18 +332,6 @@ def _encoder(checked: ModelFolder) -> bert.Encoder:
     model.load_weights(list(weights.items()), strict=True)
     model.eval()
     return model
-
-
-def _checked_size(model: nn.Module, precision: Precision, name: str) -> int:
-    """What the weights will take. Raises OutOfMemory where that is more than there is."""
-    needed_bytes = estimate_bytes(model, precision)
-    available_bytes = available_memory_bytes()
-    if needed_bytes > _WEIGHTS_SHARE * available_bytes:
-        raise OutOfMemory(
-            f"The weights of {name} need {needed_bytes / 2**30:.1f} GiB and {available_bytes / 2**30:.1f} GiB are "
-            "available. Use a smaller model, or free memory."
-        )
-    return needed_bytes
 
 
 def _max_tokens(prepared: PreparedEmbedder) -> int:

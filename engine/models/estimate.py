@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 from basemlx.engine.models.folder import ModelFolder
 
+Precision = Literal["stored", "dense", "cast"]
+"""How weights are held in memory: `precision.py` says what each is and does it."""
+
 FIRST_ANSWER_TOKENS = 4096
 CPU_CHUNK_TOKENS = 1024
 """What a CPU computes of a prompt in the quarter of a second a forward may take; more only of the smallest models."""
@@ -21,6 +24,15 @@ CPU_CHUNK_TOKENS = 1024
 PACKED_DTYPE = "U32"
 _FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 _FLOAT32_BYTES, _HALF_BYTES = 4, 2
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What is decided of a model before it is loaded, once: how its weights are held, and the memory that it takes with
+    them. `needs.plan_load` decides."""
+
+    precision: Precision
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +52,11 @@ class MemoryEstimate:
 def estimate_memory(
     checked: ModelFolder,
     *,
-    precision: Literal["stored", "dense", "cast"],
+    precision: Precision,
     context_tokens: int,
     prefill_chunk_tokens: int,
 ) -> MemoryEstimate:
-    """`precision` as in `precision.py`: "dense" and "cast" are float32 on a CPU, "stored" is what the files hold."""
+    """ "dense" and "cast" are float32 on a CPU, "stored" is what the files hold."""
     part = _language_part(checked.config)
     float_bytes = _HALF_BYTES if precision == "stored" else _FLOAT32_BYTES
     tokens = min(context_tokens, FIRST_ANSWER_TOKENS)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from basemlx.engine.errors import BaseMLXError, ModelLoadFailed, OutOfMemory, ShuttingDown
+from basemlx.engine.models.estimate import LoadPlan
 from basemlx.engine.models.pool import Grant, Load, ModelPool, Refuse, Resident, State, Unload, Wait
 
 logger = logging.getLogger("basemlx.engine")
@@ -55,22 +56,25 @@ class _Stay:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Who waits for one model: futures in order of asking, and who wants to see progress."""
+    """Who waits for one model: futures in order of asking, and who wants to see progress. `plan` is the first one's:
+    what was decided when the model joined the queue is what is loaded."""
 
+    plan: LoadPlan
     futures: list["Future[ModelLease]"] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     stay: _Stay | None = None
 
 
 class ModelKeeper:
-    """`load(name, progress)` returns the bytes that the model takes; it and `drop(name)` run on the keeper's thread.
+    """`load(name, plan, progress)` returns the bytes that the model takes; it and `drop(name)` run on the keeper's
+    thread.
 
     `ceiling()` is asked before each decision that needs it and may look at the machine.
     """
 
     def __init__(
         self,
-        load: Callable[[str, Progress], int],
+        load: Callable[[str, LoadPlan, Progress], int],
         drop: Callable[[str], None],
         ceiling: Callable[[int], int],
         clock: Callable[[], float],
@@ -104,14 +108,14 @@ class ModelKeeper:
     def request(
         self,
         name: str,
-        num_bytes: int,
+        plan: LoadPlan,
         *,
         progress: Progress | None = None,
         stays: bool = False,
         pinned: bool = False,
         idle_ttl_s: float | None = None,
     ) -> "Future[ModelLease]":
-        """A lease, as soon as the model is loaded; `num_bytes` is what loading it needs.
+        """A lease, as soon as the model is loaded, as `plan` says unless others wait for it already.
 
         Cancelling the future gives the wait up; a lease that came already is the caller's to release. `stays` makes
         `pinned` and `idle_ttl_s` hold for the model from now on; without it, a model that this loads gets the default
@@ -128,12 +132,12 @@ class ModelKeeper:
                     self._pool.keep(name, pinned=stay.pinned, idle_ttl_s=stay.idle_ttl_s)
                 future.set_result(ModelLease(name, self._release))
                 return future
-            waiting = self._waiting.setdefault(name, _Waiting())
+            waiting = self._waiting.setdefault(name, _Waiting(plan))
             waiting.futures.append(future)
             if progress is not None:
                 waiting.progress.append(progress)
             waiting.stay = stay or waiting.stay
-            self._pool.want(name, num_bytes)
+            self._pool.want(name, waiting.plan.num_bytes)
             self._changed.notify_all()
         future.add_done_callback(lambda done: self._given_up(name, done) if done.cancelled() else None)
         return future
@@ -235,12 +239,22 @@ class ModelKeeper:
     def _next_action(self) -> Load | Unload | Grant | Refuse | Wait:
         if self._closed:
             return Wait()
-        self._pool.ceiling_bytes = self._ceiling(self._pool.held_bytes)
+        try:
+            self._pool.ceiling_bytes = self._ceiling(self._pool.held_bytes)
+        except (
+            Exception
+        ):  # the machine could not be asked: the figure of before holds, and who waits is served
+            logger.exception("how much memory models may have could not be found out")
         return self._pool.next_action(self._clock())
 
     def _carry_load(self, name: str) -> None:
+        with self._changed:
+            waiting = self._waiting.get(name)
+        if waiting is None:  # closed meanwhile: nobody waits for anything
+            return
+        plan = waiting.plan
         try:
-            num_bytes = self._load(name, lambda stage, fraction: self._report(name, stage, fraction))
+            num_bytes = self._load(name, plan, lambda stage, fraction: self._report(name, stage, fraction))
         except BaseMLXError as error:
             self._load_failed(name, error)
         except Exception as error:
@@ -280,20 +294,21 @@ class ModelKeeper:
     def _hand_out(self, name: str) -> None:
         """Leases for all who wait and have not given up."""
         with self._changed:
-            waiting = self._waiting.pop(name, _Waiting())
+            waiting = self._waiting.pop(name, None)
             self._pool.forget(name)
-            if waiting.stay is not None:
+            if waiting is not None and waiting.stay is not None:
                 self._pool.keep(name, pinned=waiting.stay.pinned, idle_ttl_s=waiting.stay.idle_ttl_s)
-            futures = [future for future in waiting.futures if future.set_running_or_notify_cancel()]
+            waited = waiting.futures if waiting is not None else []
+            futures = [future for future in waited if future.set_running_or_notify_cancel()]
             self._pool.grant(name, len(futures), self._clock())
         for future in futures:
             future.set_result(ModelLease(name, self._release))
 
     def _turn_away(self, name: str, error: BaseMLXError) -> None:
         with self._changed:
-            waiting = self._waiting.pop(name, _Waiting())
+            waiting = self._waiting.pop(name, None)
             self._pool.forget(name)
-        for future in waiting.futures:
+        for future in waiting.futures if waiting is not None else ():
             _fail(future, error)
 
     def _report(self, name: str, stage: str, fraction: float) -> None:

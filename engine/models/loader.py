@@ -22,9 +22,10 @@ from basemlx.engine.memory import available_memory_bytes, limit_free_list
 from basemlx.engine.models import config as model_config
 from basemlx.engine.models import cpu_attention
 from basemlx.engine.models.adapter import Adapter, apply_adapter, check_adapter
+from basemlx.engine.models.estimate import Precision
 from basemlx.engine.models.folder import ModelFolder, check_folder
-from basemlx.engine.models.precision import Precision, estimate_bytes, materialise
-from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
+from basemlx.engine.models.precision import estimate_bytes, materialise
+from basemlx.engine.runtime import mlx_lm_module, mx, nn
 from basemlx.engine.text.tokenizer import Tokenizer
 from basemlx.engine.types import ModelInfo
 
@@ -33,10 +34,8 @@ logger = logging.getLogger("basemlx.engine")
 Stage = tuple[str, float]
 """What a load is at, and how much of that is done."""
 
-# Shares of the memory that is available. What is left is for KV rows, temporaries and the rest of the machine; dense
-# weights are a choice and leave more.
-_DENSE_SHARE = 0.6
-_WEIGHTS_SHARE = 0.9
+WEIGHTS_SHARE = 0.9
+"""Of the memory that is available; the rest is for KV rows, temporaries and the rest of the machine."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -92,10 +91,10 @@ def prepare_load(
 
 
 def load_steps(
-    prepared: PreparedModel, *, max_context_tokens: int | None = None
+    prepared: PreparedModel, *, precision: Precision, max_context_tokens: int | None = None
 ) -> Generator[Stage, None, LoadedModel]:
-    """Loads as it is advanced, and returns the model. Raises ModelCorrupt, ModelLoadFailed or OutOfMemory; giving it up
-    before its end (`close`) leaves nothing in memory."""
+    """Loads as it is advanced, in the `precision` that was decided on (`needs`), and returns the model. Raises
+    ModelCorrupt, ModelLoadFailed or OutOfMemory; giving it up before its end (`close`) leaves nothing in memory."""
     checked, tokenizer = prepared.checked, prepared.tokenizer
     limit_free_list()
     yield "architecture", 0.0
@@ -104,7 +103,8 @@ def load_steps(
         apply_adapter(model, prepared.adapter)
     yield "weights", 0.0
     try:
-        precision, weights_bytes = _choose_precision(model, prepared.name)
+        weights_bytes = estimate_bytes(model, precision)
+        check_room(weights_bytes, prepared.name)
         for share in materialise(model, precision):
             yield "weights", share
         vocab_size = _logit_width(model)
@@ -177,22 +177,12 @@ def _build(checked: ModelFolder) -> tuple[nn.Module, dict[str, Any]]:
     return model, config
 
 
-def _choose_precision(model: nn.Module, name: str) -> tuple[Precision, int]:
-    if prepare().device != "cpu":
-        return "stored", estimate_bytes(model, "stored")
-    dense_bytes = estimate_bytes(model, "dense")
-    if dense_bytes <= _DENSE_SHARE * available_memory_bytes():
-        return "dense", dense_bytes
-    cast_bytes = estimate_bytes(model, "cast")
-    _check_room(cast_bytes, name)
-    return "cast", cast_bytes
-
-
-def _check_room(needed_bytes: int, name: str) -> None:
+def check_room(weights_bytes: int, name: str) -> None:
+    """Whether there is still the memory that the plan counted on. Raises OutOfMemory."""
     available_bytes = available_memory_bytes()
-    if needed_bytes > _WEIGHTS_SHARE * available_bytes:
+    if weights_bytes > WEIGHTS_SHARE * available_bytes:
         raise OutOfMemory(
-            f"The weights of {name} need {needed_bytes / 2**30:.1f} GiB and {available_bytes / 2**30:.1f} GiB are "
+            f"The weights of {name} need {weights_bytes / 2**30:.1f} GiB and {available_bytes / 2**30:.1f} GiB are "
             "available. Use a smaller or more strongly quantised model, or free memory."
         )
 

@@ -250,7 +250,7 @@ class ModelPool:
     def _surplus(self) -> Resident | None:
         """Who leaves when more is held than allowed (a model turned out larger than estimated): never the one that was
         used last, which would only be loaded again."""
-        newest = max(self._residents.values(), key=lambda r: r.last_used_s)
+        newest = max(self._residents.values(), key=lambda r: r.last_used_s, default=None)
         return next((r for r in self._in_order_of_leaving() if r.is_idle and r is not newest), None)
 
     def _unload(self, resident: Resident, reason: str) -> Unload:

@@ -15,11 +15,10 @@ holds for a model that was loaded with `lazy=True` and not evaluated since.
 
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
+from basemlx.engine.models.estimate import Precision
 from basemlx.engine.runtime import mlx_lm_module, mx, nn, prepare
-
-Precision = Literal["stored", "dense", "cast"]
 
 _FLOAT32_BYTES = 4
 

@@ -28,9 +28,10 @@ from basemlx.engine.errors import BaseMLXError, EngineDead, GenerationFailed
 from basemlx.engine.kv.choose import choose_rows
 from basemlx.engine.memory import available_memory_bytes, give_back_freed, memory_use
 from basemlx.engine.models.catalogue import aliases_of
+from basemlx.engine.models.estimate import LoadPlan
 from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps, prepare_load
 from basemlx.engine.models.loading import LoadTask, Progress, Stage, read_ahead
-from basemlx.engine.models.needs import needed_bytes
+from basemlx.engine.models.needs import plan_load
 from basemlx.engine.models.pressure import MemoryPressure
 from basemlx.engine.models.purpose import Purpose, wrong_purpose
 from basemlx.engine.models.shares import divide_memory, give_back
@@ -66,6 +67,7 @@ class Residence:
         self._stopping = stopping
         self._pressure = MemoryPressure(self._give_back, self._divide_memory, clock)
         self._loads: list[LoadTask[int]] = []
+        self._plans: dict[str, LoadPlan] = {}  # of models that are here
         self._past_steps = 0  # of models that have left
 
     # any thread
@@ -102,13 +104,20 @@ class Residence:
         if purpose != wanted:
             raise wrong_purpose(name, wanted)
 
-    def needed_bytes(self, name: str) -> int:
-        """What loading the model takes; nothing if it is here. Raises ModelNotFound, ModelCorrupt or
-        ModelLoadFailed."""
-        if name in self:
-            return 0
+    def plan(self, name: str) -> LoadPlan:
+        """How to load the model and what that takes. One that is here keeps its plan: it may have to leave before those
+        that ask now are served. Raises ModelNotFound, ModelCorrupt or ModelLoadFailed."""
+        there = self._plans.get(name)
+        if there is not None:
+            return there
         source = self._sources.of(name)
-        return needed_bytes(source.found.folder, source.adapter, self._config, self._max_memory_bytes)
+        return plan_load(source.found.folder, source.adapter, self._config, self._room_bytes())
+
+    def _room_bytes(self) -> int:
+        """What all models together may have: the limit, or what the machine could give if those that are here left."""
+        memory = memory_use()
+        spare_bytes = available_memory_bytes() + memory.cache_bytes
+        return min(self._max_memory_bytes, memory.active_bytes + int(ROOM_SHARE * spare_bytes))
 
     # the keeper's thread
 
@@ -118,8 +127,8 @@ class Residence:
         spare_bytes = available_memory_bytes() + given_back + memory_use().cache_bytes
         return min(self._max_memory_bytes, held_bytes + int(ROOM_SHARE * spare_bytes))
 
-    def load(self, name: str, progress: Progress) -> int:
-        """The bytes that the model takes, once it is loaded."""
+    def load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
+        """The bytes that the model takes, once it is loaded as planned."""
         progress("checking", 0.0)
         source = self._sources.fresh(name)
         found = source.found
@@ -135,12 +144,11 @@ class Residence:
                 capabilities=found.capabilities,
                 aliases=aliases_of(name),
             )
-        needed = needed_bytes(found.folder, source.adapter, self._config, self._max_memory_bytes)
         if self.workers:
-            if needed > available_memory_bytes():
+            if plan.num_bytes > available_memory_bytes():
                 self._thread.call(self._give_back)
             read_ahead(sorted(found.folder.glob("model*.safetensors")), progress, self._stopping)
-        task = LoadTask(self._load_steps(prepared, needed), progress, self._others_have_work)
+        task = LoadTask(self._load_steps(prepared, plan), progress, self._others_have_work)
         self._thread.post(lambda: self._loads.append(task))
         try:
             return _wait_for(task.done, self._thread)
@@ -169,23 +177,28 @@ class Residence:
         return any(worker.has_work for worker in workers)
 
     def _load_steps(
-        self, prepared: PreparedModel | PreparedEmbedder, needed: int
+        self, prepared: PreparedModel | PreparedEmbedder, plan: LoadPlan
     ) -> Generator[Stage, None, int]:
         config = self._config
         loaded: LoadedModel | LoadedEmbedder
         if isinstance(prepared, PreparedEmbedder):
-            loaded = yield from embedder_steps(prepared, max_context_tokens=config.max_context_tokens)
+            loaded = yield from embedder_steps(
+                prepared, precision=plan.precision, max_context_tokens=config.max_context_tokens
+            )
             self._embeddings.add(loaded)
         else:
-            loaded = yield from load_steps(prepared, max_context_tokens=config.max_context_tokens)
+            loaded = yield from load_steps(
+                prepared, precision=plan.precision, max_context_tokens=config.max_context_tokens
+            )
             yield "warming up", 0.0
             worker = self._worker_of(loaded)
             yield "warming up", 0.5
             if config.warm_up:
                 worker.warm_up()
             self.workers[prepared.name] = worker
+        self._plans[prepared.name] = plan
         self._divide_memory()
-        return max(needed, loaded.weights_bytes)
+        return max(plan.num_bytes, loaded.weights_bytes)
 
     def _worker_of(self, loaded: LoadedModel) -> ModelWorker:
         make_cache = mlx_lm_module("models.cache").make_prompt_cache
@@ -206,6 +219,7 @@ class Residence:
                 self._thread.post(self._pressure.look)  # between turns: this one's worker is at work
 
     def _drop(self, name: str) -> None:
+        self._plans.pop(name, None)
         gone = GenerationFailed("The model was unloaded.")  # nobody is left: it settles what is in flight
         worker = self.workers.get(name)
         if worker is not None:

@@ -4,6 +4,8 @@ How much memory the machine has is the one thing that is made up here.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +13,18 @@ import pytest
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.worker import ModelWorker
 from basemlx.engine.engine import Engine
-from basemlx.engine.memory import memory_use
+from basemlx.engine.memory import give_back_freed, memory_use
 from basemlx.engine.models import pressure as pressure_module
 from basemlx.engine.models import residence as residence_module
-from basemlx.engine.models.discovery import Discovery
-from basemlx.engine.models.needs import needed_bytes
+from basemlx.engine.models.discovery import Discovery, ModelPlaces
+from basemlx.engine.models.estimate import LoadPlan
+from basemlx.engine.models.needs import plan_load
 from basemlx.engine.models.pressure import MemoryPressure
+from basemlx.engine.runtime import prepare
 from tests.core.conftest import make_prompt, make_request, take, tokens_of
+from tests.model_zoo import write_model
+from tests.models.conftest import put_in_hub_cache
+from tests.serving import wait_until
 
 MIB = 2**20
 
@@ -64,7 +71,9 @@ def test_models_share_what_the_weights_leave_and_get_it_back_when_one_goes(machi
 def test_a_running_request_keeps_the_kv_that_it_was_promised_when_another_model_comes(
     machine: Discovery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(residence_module, "needed_bytes", lambda *_: MIB)  # so that both fit into little
+    monkeypatch.setattr(
+        residence_module, "plan_load", lambda *_: LoadPlan("dense", MIB)
+    )  # so that both fit into little
     with engine_with(machine, max_memory_bytes=8 * MIB) as engine:
         engine.load("org/a")
         promised = worker(engine, "org/a").row_bytes(2000)
@@ -92,7 +101,7 @@ def test_a_load_that_needs_the_memory_of_computed_prefixes_gets_it(
         held = fill_prefix_cache(engine, "org/a", 8)
         found = machine.find("org/b")
         assert found is not None
-        needed = needed_bytes(found.folder, None, engine.config, 256 * MIB)
+        needed = plan_load(found.folder, None, engine.config, 256 * MIB).num_bytes
 
         def available() -> int:
             """Too little for org/b as long as the prefixes are there, and enough without them."""
@@ -143,3 +152,69 @@ def test_pressure_has_ended_only_when_there_is_clearly_more(left: Callable[[floa
         left(share)
         pressure.look()
     assert seen == ["relieve", "relieve", "ease"]
+
+
+@pytest.fixture
+def packed(places: ModelPlaces, tmp_path: Path) -> Discovery:
+    """Two 4-bit models, one of which embeds: dense they take several times what they take as they are stored."""
+    wide = {"hidden_size": 256, "intermediate_size": 1024, "vocab_size": 384}
+    put_in_hub_cache(places.hub_cache, "org/talks", write_model(tmp_path / "talks", "qwen3", bits=4, **wide))
+    embeds = write_model(tmp_path / "embeds", "qwen3", bits=4, **wide)
+    put_in_hub_cache(places.hub_cache, "org/qwen3-embed", embeds)
+    return Discovery(places)
+
+
+@pytest.mark.parametrize("name", ["org/talks", "org/qwen3-embed"])
+@pytest.mark.skipif(prepare().device != "cpu", reason="other devices take weights as they are stored")
+def test_where_dense_weights_have_no_room_a_model_is_counted_and_loaded_packed(
+    packed: Discovery, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a limit of the user's, and where the machine has no more: whoever counts and whoever loads agree."""
+    config = EngineConfig(max_num_sequences=2, max_context_tokens=64, kv_budget_bytes=MIB, warm_up=False)
+    found = packed.find(name)
+    assert found is not None
+    dense = plan_load(found.folder, None, config, 1 << 40)
+    cast = plan_load(found.folder, None, config, dense.num_bytes)
+    assert (dense.precision, cast.precision) == ("dense", "cast")
+    assert cast.num_bytes < 0.7 * dense.num_bytes
+
+    def held(**options: Any) -> tuple[int, int]:
+        """Bytes of the weights in memory, and what the model is counted with."""
+        with Engine(replace(config, **options), discovery=packed) as engine:
+            info = engine.load(name)
+            loaded = engine._residence.find(info.name)
+            assert loaded is not None
+            return loaded.weights_bytes, engine.models()[0].memory_bytes
+
+    roomy = held(max_memory_bytes=256 * MIB)
+    limited = held(max_memory_bytes=dense.num_bytes)
+    assert (roomy[1], limited[1]) == (dense.num_bytes, cast.num_bytes)
+    assert limited[0] < 0.5 * roomy[0], "the weights stayed packed"
+    give_back_freed()
+    monkeypatch.setattr(residence_module, "available_memory_bytes", lambda: int(1.2 * cast.num_bytes))
+    assert held(max_memory_bytes=256 * MIB) == limited
+
+
+def test_whoever_asks_for_a_model_that_has_to_leave_first_waits_for_its_room_again(
+    machine: Discovery,
+) -> None:
+    """It used to be queued with no need of its own, and came back beside the model that it had made room for."""
+    config = EngineConfig(max_num_sequences=4, warm_up=False, kv_budget_bytes=MIB, prefix_cache_bytes=0)
+    needs = {name: plan_of(machine, name, config).num_bytes for name in ("org/a", "org/b")}
+    limit = int(1.2 * max(needs.values()))
+    with Engine(replace(config, max_memory_bytes=limit), discovery=machine) as engine:
+        with engine.reserve("org/a").result(30):
+            waits = engine.reserve("org/b")
+            books = engine._keeper._pool
+            wait_until(lambda: "org/a" in books._making_room, "org/a to make room")
+            again = engine.reserve("org/a")
+            assert not again.done(), "org/b was first"
+            assert books._wanted == needs
+        waits.result(30).release()
+        again.result(30).release()
+
+
+def plan_of(machine: Discovery, name: str, config: EngineConfig) -> LoadPlan:
+    found = machine.find(name)
+    assert found is not None
+    return plan_load(found.folder, None, config, 1 << 40)

@@ -20,7 +20,7 @@ from basemlx.engine.errors import (
     ShuttingDown,
 )
 from basemlx.engine.models.discovery import Discovery, ModelPlaces
-from basemlx.engine.models.needs import needed_bytes
+from basemlx.engine.models.needs import plan_load
 from tests.core.conftest import make_prompt, make_request, take, tokens_of
 from tests.model_zoo import write_model
 from tests.models.conftest import put_in_hub_cache
@@ -35,7 +35,7 @@ def small(**options: Any) -> EngineConfig:
 def need(machine: Discovery, name: str, config: EngineConfig) -> int:
     found = machine.find(name)
     assert found is not None
-    return needed_bytes(found.folder, None, config, config.max_memory_bytes or 1 << 30)
+    return plan_load(found.folder, None, config, config.max_memory_bytes or 1 << 30).num_bytes
 
 
 @pytest.fixture
