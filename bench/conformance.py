@@ -2,10 +2,12 @@
 run.
 
     python bench/conformance.py [--suite FOLDER] [--tokenizer FILE] [--only strict …] [--list]
+    python bench/conformance.py --calls [--sample N]
 
 An instance is written as compact JSON and, if valid, also with its keys in the order in which the schema declares
 them; it counts as accepted if either text is. A group of the suite is `right` if every valid instance is accepted and
-every invalid one refused; `leaky` if an invalid one is accepted, `tight` if a valid one is refused.
+every invalid one refused; `leaky` if an invalid one is accepted, `tight` if a valid one is refused. `--calls` looks at
+BFCL's calls in every wire format instead (`calls`).
 """
 
 import argparse
@@ -23,6 +25,7 @@ from basemlx.engine.grammar import GrammarCompiler
 HERE = Path(__file__).parent
 DATA = HERE.parent.parent / "shared" / "data"
 SUITE = DATA / "json-schema-test-suite" / "tests" / "draft2020-12"
+BFCL = DATA / "bfcl"
 QWEN = DATA / "tokenizers" / "qwen3" / "tokenizer.json"
 TINY = HERE.parent / "engine" / "tiny" / "model" / "tokenizer.json"
 QWEN_LOGITS = 151_936
@@ -60,7 +63,13 @@ def main() -> int:
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; Qwen3's where it is, else our own")
     parser.add_argument("--only", nargs="*", choices=["strict", "checked", "xgrammar", "llguidance"])
     parser.add_argument("--list", action="store_true", help="name every group that is not right")
+    parser.add_argument(
+        "--calls", action="store_true", help="BFCL's calls in every wire format, and what is left out"
+    )
+    parser.add_argument("--sample", type=int, default=100, help="of --calls: about how many cases")
     options = parser.parse_args()
+    if options.calls:
+        return calls(options.tokenizer, options.sample)
     if not options.suite.is_dir():
         print(
             f"No test suite at {options.suite}: get json-schema-org/JSON-Schema-Test-Suite and name its folder."
@@ -91,6 +100,16 @@ def main() -> int:
             print(*(f"{name}: {note}" for note in result.notes), sep="\n")
     strict = results.get("strict")
     return int(strict is not None and strict.invalid_accepted > 0)
+
+
+def calls(tokenizer: Path | None, sample: int) -> int:
+    from calls import report_calls
+
+    if not BFCL.is_dir():
+        print(f"No BFCL at {BFCL}.")
+        return 2
+    with GrammarCompiler.from_tokenizer_file(tokenizer or (QWEN if QWEN.exists() else TINY)) as compiler:
+        return int(not report_calls(BFCL, compiler, sample))
 
 
 def run(groups: list[tuple[str, dict[str, Any]]], compile_schema: Compile) -> Result:
