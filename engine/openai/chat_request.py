@@ -76,7 +76,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     logprobs = fields.boolean("logprobs")
     top_logprobs = read_top_logprobs(fields, "top_logprobs") or 0
     options = read_options(fields, logprobs=logprobs, top_logprobs=top_logprobs)
-    messages, ignored_in_messages = read_messages(fields)
+    messages = read_messages(fields)
     continue_final_message = fields.boolean("continue_final_message")
     add_generation_prompt = fields.boolean("add_generation_prompt", not continue_final_message)
     if continue_final_message and add_generation_prompt:
@@ -90,7 +90,7 @@ def chat_request(body: Mapping[str, Any]) -> ChatRequest:
     budget = _read_reasoning_budget(fields)
     template_kwargs = _read_reasoning(fields) | _read_template_kwargs(fields)
     return ChatRequest(
-        options=replace(options, ignored=fields.ignored() + ignored_in_messages),
+        options=replace(options, ignored=fields.ignored()),
         messages=messages,
         template_kwargs=template_kwargs,
         add_generation_prompt=add_generation_prompt,

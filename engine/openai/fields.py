@@ -24,6 +24,7 @@ class Fields:
         self._path = path
         self._read: set[str] = set()
         self._objects: dict[str, Fields] = {}
+        self._lists: dict[str, list[Fields]] = {}
 
     def path_of(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -34,11 +35,15 @@ class Fields:
         return self._values.get(name)
 
     def ignored(self) -> tuple[str, ...]:
-        """Paths of fields that have a value and were never read, those in objects that were read as such included.
-        Names unfit for a header are left out."""
+        """Paths of fields that have a value and were never read, those in objects that were read as such included. Of
+        the objects of a list together, without their numbers. Names unfit for a header are left out."""
         names = [name for name, value in self._values.items() if value is not None and name not in self._read]
         showable = [name for name in names if _SHOWABLE.fullmatch(str(name))]
-        inside = [path for given in self._objects.values() for path in given.ignored()]
+        inside = {path: None for given in self._objects.values() for path in given.ignored()}
+        for name, items in self._lists.items():
+            path = self.path_of(name)
+            for index, item in enumerate(items):
+                inside |= {path + each.removeprefix(f"{path}[{index}]"): None for each in item.ignored()}
         return (*(self.path_of(name) for name in showable[:MAX_IGNORED_NAMES]), *inside)
 
     def boolean(self, name: str, default: bool = False) -> bool:
@@ -88,6 +93,13 @@ class Fields:
                 param=self.path_of(name),
             )
         return list(value)
+
+    def objects(self, name: str, max_items: int) -> "list[Fields]":
+        """A list of objects, none if it is absent; the same Fields each time."""
+        if name not in self._lists:
+            values, path = self.array(name, max_items) or [], self.path_of(name)
+            self._lists[name] = [checked_object(value, f"{path}[{at}]") for at, value in enumerate(values)]
+        return self._lists[name]
 
     def object(self, name: str) -> "Fields | None":
         """The same Fields each time, so that what one reader has read is known to the others."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
-from basemlx.engine.openai.fields import Fields, checked_object, checked_text, wrong_type
+from basemlx.engine.openai.fields import Fields, checked_text, wrong_type
 
 MAX_MESSAGES = 4096
 MAX_PARTS = 1024
@@ -19,17 +19,12 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
-def read_messages(fields: Fields) -> tuple[tuple[dict[str, Any], ...], tuple[str, ...]]:
-    """The messages, and the paths of what was in them that nobody knows. Raises InvalidRequest."""
-    values = fields.array("messages", MAX_MESSAGES)
-    if not values:
+def read_messages(fields: Fields) -> tuple[dict[str, Any], ...]:
+    """Raises InvalidRequest."""
+    messages = fields.objects("messages", MAX_MESSAGES)
+    if not messages:
         raise InvalidRequest("messages is required and must not be empty.", param="messages")
-    messages, ignored = [], dict[str, None]()
-    for index, value in enumerate(values):
-        message = checked_object(value, f"messages[{index}]")
-        messages.append(_read_message(message))
-        ignored.update(dict.fromkeys(path.replace(f"[{index}]", "", 1) for path in message.ignored()))
-    return tuple(messages), tuple(ignored)
+    return tuple(map(_read_message, messages))
 
 
 def _read_message(fields: Fields) -> dict[str, Any]:
@@ -58,8 +53,7 @@ def _read_content(fields: Fields, role: str) -> str | None:
         return checked_text(content, path)
     if not isinstance(content, list | tuple):
         raise wrong_type(path, "a string or a list of parts", content)
-    parts = fields.array("content", MAX_PARTS) or []
-    return "".join(_read_part(checked_object(part, f"{path}[{index}]")) for index, part in enumerate(parts))
+    return "".join(map(_read_part, fields.objects("content", MAX_PARTS)))
 
 
 def _read_part(fields: Fields) -> str:
@@ -90,17 +84,15 @@ def _read_assistant(fields: Fields) -> dict[str, Any]:
         value = fields.get(name)
         if value is not None and "reasoning_content" not in read:
             read["reasoning_content"] = checked_text(value, fields.path_of(name))
-    calls = fields.array("tool_calls", MAX_TOOL_CALLS)
+    calls = fields.objects("tool_calls", MAX_TOOL_CALLS)
     if calls:
-        path = fields.path_of("tool_calls")
-        read["tool_calls"] = [
-            _read_call(checked_object(call, f"{path}[{index}]")) for index, call in enumerate(calls)
-        ]
+        read["tool_calls"] = list(map(_read_call, calls))
     return read
 
 
 def _read_call(fields: Fields) -> dict[str, Any]:
     fields.string("type", max_characters=32, choices=("function",))
+    fields.get("index")  # of a delta that a client put together again
     function = fields.object("function")
     path = fields.path_of("function")
     if function is None:

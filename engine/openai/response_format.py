@@ -85,13 +85,9 @@ def _read_structured_outputs(fields: Fields) -> AnswerFormat | None:
         raise InvalidRequest(
             f"structured_outputs must have exactly one of {', '.join(_KINDS)}.", param="structured_outputs"
         )
-    for name in (
-        "disable_fallback",
-        "disable_any_whitespace",
-        "disable_additional_properties",
-        "whitespace_pattern",
-    ):
-        given.get(name)  # advice to vLLM's backends
+    given.get(
+        "disable_fallback"
+    )  # there is none; what else vLLM's backends are advised of is named as ignored
     return _read_kind(_KINDS[chosen[0]], given.get(chosen[0]), f"structured_outputs.{chosen[0]}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.chat.turn import ToolChoice
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
-from basemlx.engine.openai.fields import Fields, checked_object, wrong_type
+from basemlx.engine.openai.fields import Fields, wrong_type
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION_CHARACTERS = 65_536
@@ -38,14 +38,14 @@ def read_tools(fields: Fields) -> ToolUse:
     tools = tuple(tool for _, tool in offered)
     parallel = fields.boolean("parallel_tool_calls", True)
     path = "tool_choice" if fields.get("tool_choice") is not None else "function_call"
-    value = fields.get(path)
-    choice = _read_choice(value, path)
+    choice = _read_choice(fields, path)
     known = {tool.name for tool in tools}
     for name in choice.names or ():
         if name not in known:
             raise InvalidRequest(f"{path} names {name!r}, which is not among the tools.", param=path)
     if choice.mode == "required" and not tools:
         raise InvalidRequest(f"{path} asks for a call, but there are no tools.", param=path)
+    value = fields.get(path)
     is_named = (
         isinstance(value, Mapping) and choice.mode == "required" and value.get("type") != "allowed_tools"
     )
@@ -55,14 +55,12 @@ def read_tools(fields: Fields) -> ToolUse:
 
 def _read_offered(fields: Fields) -> tuple[str, list[tuple[Mapping[str, Any], Tool]]]:
     """The field's name, and each function as a prompt shows it and as a turn needs it."""
-    tools = fields.array("tools", MAX_TOOLS) or []
-    functions = fields.array("functions", MAX_TOOLS) or []
+    tools, functions = fields.objects("tools", MAX_TOOLS), fields.objects("functions", MAX_TOOLS)
     if functions and tools:
         raise InvalidRequest("functions and tools exclude each other; give tools.", param="functions")
     path = "functions" if functions else "tools"
     offered: dict[str, tuple[Mapping[str, Any], Tool]] = {}
-    for index, value in enumerate(functions or tools):
-        entry = checked_object(value, f"{path}[{index}]")
+    for entry in functions or tools:
         function = entry if functions else _function_of(entry)
         tool = _read_function(function)
         if tool.name in offered:
@@ -103,7 +101,8 @@ def _shown(function: Fields) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def _read_choice(value: Any, path: str) -> ToolChoice:
+def _read_choice(fields: Fields, path: str) -> ToolChoice:
+    value = fields.get(path)
     if value is None:
         return ToolChoice()
     if isinstance(value, str):
@@ -114,27 +113,27 @@ def _read_choice(value: Any, path: str) -> ToolChoice:
         raise InvalidRequest(
             f"{path} must be 'auto', 'none' or 'required', or an object that names a function.", param=path
         )
-    choice = checked_object(value, path)
+    choice = fields.object(path)
+    assert choice is not None
     kind = choice.string("type", max_characters=64)
     if kind == "allowed_tools":
         allowed = choice.object("allowed_tools") or choice
         wanted = allowed.string("mode", max_characters=16, choices=("auto", "required"))
-        names = _names(allowed.array("tools", MAX_TOOLS) or [], path)
+        names = _names(allowed.objects("tools", MAX_TOOLS), path)
         if not names:
             raise InvalidRequest(f"{path} allows no tools; give 'none' if none may be called.", param=path)
         return ToolChoice("required" if wanted == "required" else "auto", names)
     if kind not in (None, "function", "tool"):
         raise UnsupportedParameter(f"{path}.type {kind!r} is not supported by basemlx.", param=f"{path}.type")
-    return ToolChoice("required", _names([value], path))
+    return ToolChoice("required", _names([choice], path))
 
 
-def _names(values: Iterable[Any], path: str) -> tuple[str, ...]:
+def _names(entries: Iterable[Fields], path: str) -> tuple[str, ...]:
     """Function names of objects that hold one beside their type, or in `function`."""
     names: dict[str, None] = {}
-    for value in values:
-        entry = checked_object(value, path)
-        function = entry.object("function") or entry
-        name = function.string("name", max_characters=128)
+    for entry in entries:
+        entry.get("type")
+        name = (entry.object("function") or entry).string("name", max_characters=128)
         if not name:
             raise InvalidRequest(f"{path} must name a function.", param=path)
         names[name] = None

@@ -103,6 +103,37 @@ def test_meaningless_parameters_pass_and_unknown_ones_are_named() -> None:
     assert chat(messages=[message, message]).options.ignored == ("messages.mood",)
 
 
+def test_unknown_fields_of_parts_tools_and_choices_are_named_once_and_without_their_numbers() -> None:
+    part = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}
+    call = {
+        "id": "1",
+        "type": "function",
+        "index": 0,
+        "function": {"name": "f", "arguments": "{}", "note": 1},
+    }
+    function = {"name": "f", "parameters": {"mood": "theirs"}, "version": 2}
+    request = chat(
+        messages=[
+            {"role": "user", "content": [part, part]},
+            {"role": "assistant", "content": None, "tool_calls": [call, call]},
+        ],
+        tools=[{"type": "function", "function": function, "colour": 1}],
+        tool_choice={"type": "function", "function": {"name": "f", "why": 1}, "how": 1},
+    )
+    assert sorted(request.options.ignored) == [
+        "messages.content.cache_control",
+        "messages.tool_calls.function.note",
+        "tool_choice.function.why",
+        "tool_choice.how",
+        "tools.colour",
+        "tools.function.version",
+    ]
+    advised = chat(
+        structured_outputs={"regex": "a", "disable_fallback": True, "disable_any_whitespace": True}
+    )
+    assert advised.options.ignored == ("structured_outputs.disable_any_whitespace",)
+
+
 def test_unknown_fields_inside_objects_are_named_and_names_that_are_the_callers_own_are_not() -> None:
     request = chat(
         stream=True,

@@ -64,7 +64,7 @@ def test_every_form_of_tool_choice_that_clients_send_is_understood(value: Any, c
         ({"type": "allowed_tools", "mode": "maybe", "tools": [F]}, "tool_choice.mode"),
         ({"type": "allowed_tools", "mode": "required", "tools": []}, "tool_choice"),
         ({"type": "allowed_tools", "tools": []}, "tool_choice"),
-        ({"type": "allowed_tools", "tools": [{"name": 5}]}, "tool_choice.name"),
+        ({"type": "allowed_tools", "tools": [{"name": 5}]}, "tool_choice.tools[0].name"),
     ],
 )
 def test_any_other_tool_choice_is_refused_by_name(value: Any, param: str) -> None:
