@@ -203,16 +203,32 @@ def test_what_stands_beside_a_reference_or_a_list_is_refused_under_strict_and_ch
     }
     form = format_named(name)
     if name == "lfm2":  # strings are JSON's there, and all of it is enforced
-        plan = planned(
-            compiler, form, whole | {"properties": {"a": {"type": "string", "maxLength": 2}}}, strict=True
-        )
-        assert not allows(plan, form, {"a": "abc"})
-        if "$ref" not in schema:
-            return
+        plan = planned(compiler, form, whole, strict=True)
+        assert allows(plan, form, {"a": "a"})
+        assert not allows(plan, form, {"a": "bbb"})
+        return
     with pytest.raises(UnsupportedSchema) as raised:
         planned(compiler, form, whole, strict=True)
     assert (raised.value.keyword, raised.value.pointer) == (keyword, POINTER + pointer)
     assert planned(compiler, form, whole).check is not None
+
+
+@by_parameter
+def test_a_number_keeps_what_stands_beside_its_reference(compiler: GrammarCompiler, name: str) -> None:
+    form = format_named(name)
+    whole = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/count", "maximum": 5}},
+        "required": ["a"],
+        "$defs": {"count": {"type": "integer", "minimum": 3}},
+    }
+    if name == "gemma4":
+        with pytest.raises(UnsupportedSchema) as raised:
+            planned(compiler, form, whole, strict=True)
+        assert (raised.value.keyword, raised.value.pointer) == ("maximum", f"{POINTER}/properties/a/maximum")
+        return
+    plan = planned(compiler, form, whole, strict=True)
+    assert [value for value in range(8) if allows(plan, form, {"a": value})] == [3, 4, 5]
 
 
 @by_parameter

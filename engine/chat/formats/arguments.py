@@ -83,7 +83,7 @@ def parameters(tool: Tool, names: re.Pattern[str] = PLAIN_NAME) -> list[Paramete
     alone = _Definitions(tool)
     declared = []
     for name, given in properties.items():
-        schema, pointer = followed(given, f"{place}/properties/{escaped(name)}", tool)
+        schema, pointer = followed(given, f"{place}/properties/{escaped(name)}", tool, keep=True)
         if schema is not False and names.fullmatch(name):
             types = types_of(given, root)
             is_required = name in required
@@ -93,9 +93,10 @@ def parameters(tool: Tool, names: re.Pattern[str] = PLAIN_NAME) -> list[Paramete
     return declared
 
 
-def followed(schema: Any, pointer: str, tool: Tool) -> tuple[Any, str]:
-    """Where a schema's references lead, and its pointer. What stands beside a reference is left out, and refused where
-    the tool is strict and it asserts anything. Raises UnsupportedSchema, too, if it leads nowhere."""
+def followed(schema: Any, pointer: str, tool: Tool, *, keep: bool = False) -> tuple[Any, str]:
+    """Where a schema's references lead, and its pointer. What stands beside a reference is left out where the tool is
+    not strict. Where it is and that asserts anything, the reference is refused, or left as it is (`keep`). Raises
+    UnsupportedSchema, too, if it leads nowhere."""
     for _ in range(MAX_REFERENCES):
         if not isinstance(schema, Mapping) or "$ref" not in schema:
             return schema, pointer
@@ -107,14 +108,11 @@ def followed(schema: Any, pointer: str, tool: Tool) -> tuple[Any, str]:
                 keyword="$ref",
                 pointer=f"{pointer}/$ref",
             )
-        if tool.strict:
-            for keyword in schema:
-                if (
-                    keyword in ASSERTIONS
-                    and keyword != "$ref"
-                    and not _same_type(keyword, schema, target, tool)
-                ):
-                    raise refusal(keyword, f"{pointer}/{keyword}")
+        beside = _beside_reference(schema, target, tool) if tool.strict else None
+        if beside is not None and keep:
+            return schema, pointer
+        if beside is not None:
+            raise refusal(beside, f"{pointer}/{beside}")
         schema, pointer = target, tool.pointer + schema["$ref"].removeprefix("#")
     raise UnsupportedSchema(
         "The schema refers to itself without describing anything in between.",
@@ -123,9 +121,14 @@ def followed(schema: Any, pointer: str, tool: Tool) -> tuple[Any, str]:
     )
 
 
-def _same_type(keyword: str, schema: Mapping[str, Any], target: Any, tool: Tool) -> bool:
-    """Whether `keyword` is a `type` that the target has anyway."""
-    return keyword == "type" and types_of(target, tool.schema) <= types_of({"type": schema["type"]}, {})
+def _beside_reference(schema: Mapping[str, Any], target: Any, tool: Tool) -> str | None:
+    """The first keyword beside a `$ref` that asserts anything; a `type` that the target has anyway does not."""
+    for keyword in schema:
+        if keyword == "type" and types_of(target, tool.schema) <= types_of({"type": schema["type"]}, {}):
+            continue
+        if keyword in ASSERTIONS and keyword != "$ref":
+            return keyword
+    return None
 
 
 def raw_value(parameter: Parameter, end: str, excluding: str = "") -> Node:
@@ -134,6 +137,9 @@ def raw_value(parameter: Parameter, end: str, excluding: str = "") -> Node:
     schema = parameter.schema
     if "string" not in parameter.types:
         return seq(Json(schema, parameter.strict, parameter.pointer), end)
+    if parameter.strict and "$ref" in schema:  # what stands beside it is not for a string without quotes
+        beside = next(keyword for keyword in schema if keyword in ASSERTIONS and keyword != "$ref")
+        raise refusal(beside, f"{parameter.pointer}/{beside}")
     values = prescribed(schema, schema, parameter.pointer, strict=parameter.strict)
     if values is not None:
         texts = [text for value in values if (text := _as_text(value, parameter.types)) is not None]
