@@ -6,7 +6,7 @@ are known afterwards, to be named to the caller.
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from basemlx.engine.errors import InvalidRequest
@@ -19,12 +19,15 @@ _SHOWABLE = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 class Fields:
     """One object of the request. `path` is where it lies, "" for the body itself."""
 
+    __slots__ = ("_ignored", "_lists", "_objects", "_path", "_read", "_values")
+
     def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
         self._values = values
         self._path = path
         self._read: set[str] = set()
         self._objects: dict[str, Fields] = {}
         self._lists: dict[str, list[Fields]] = {}
+        self._ignored: dict[str, None] = {}
 
     def path_of(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -37,14 +40,22 @@ class Fields:
     def ignored(self) -> tuple[str, ...]:
         """Paths of fields that have a value and were never read, those in objects that were read as such included. Of
         the objects of a list together, without their numbers. Names unfit for a header are left out."""
-        names = [name for name, value in self._values.items() if value is not None and name not in self._read]
-        showable = [name for name in names if _SHOWABLE.fullmatch(str(name))]
-        inside = {path: None for given in self._objects.values() for path in given.ignored()}
+        found: dict[str, None] = {}
+        for name, value in self._values.items():
+            if name not in self._read and value is not None and _SHOWABLE.fullmatch(str(name)):
+                found[self.path_of(name)] = None
+                if len(found) == MAX_IGNORED_NAMES:
+                    break
+        for given in self._objects.values():
+            found.update(dict.fromkeys(given.ignored()))
         for name, items in self._lists.items():
             path = self.path_of(name)
             for index, item in enumerate(items):
-                inside |= {path + each.removeprefix(f"{path}[{index}]"): None for each in item.ignored()}
-        return (*(self.path_of(name) for name in showable[:MAX_IGNORED_NAMES]), *inside)
+                inside = item.ignored()
+                if inside:
+                    number = f"{path}[{index}]"
+                    found.update(dict.fromkeys(path + each.removeprefix(number) for each in inside))
+        return (*found, *self._ignored)
 
     def boolean(self, name: str, default: bool = False) -> bool:
         value = self.get(name)
@@ -100,6 +111,16 @@ class Fields:
             values, path = self.array(name, max_items) or [], self.path_of(name)
             self._lists[name] = [checked_object(value, f"{path}[{at}]") for at, value in enumerate(values)]
         return self._lists[name]
+
+    def each_object(self, name: str, max_items: int) -> "Iterator[Fields]":
+        """`objects` for long lists: one after the other, and each is done with when the next is asked for."""
+        path = self.path_of(name)
+        for at, value in enumerate(self.array(name, max_items) or ()):
+            item = checked_object(value, f"{path}[{at}]")
+            yield item
+            if inside := item.ignored():
+                number = f"{path}[{at}]"
+                self._ignored.update(dict.fromkeys(path + each.removeprefix(number) for each in inside))
 
     def object(self, name: str) -> "Fields | None":
         """The same Fields each time, so that what one reader has read is known to the others."""

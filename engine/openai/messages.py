@@ -21,10 +21,10 @@ _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "ref
 
 def read_messages(fields: Fields) -> tuple[dict[str, Any], ...]:
     """Raises InvalidRequest."""
-    messages = fields.objects("messages", MAX_MESSAGES)
+    messages = tuple(map(_read_message, fields.each_object("messages", MAX_MESSAGES)))
     if not messages:
         raise InvalidRequest("messages is required and must not be empty.", param="messages")
-    return tuple(map(_read_message, messages))
+    return messages
 
 
 def _read_message(fields: Fields) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _read_content(fields: Fields, role: str) -> str | None:
         return checked_text(content, path)
     if not isinstance(content, list | tuple):
         raise wrong_type(path, "a string or a list of parts", content)
-    return "".join(map(_read_part, fields.objects("content", MAX_PARTS)))
+    return "".join(map(_read_part, fields.each_object("content", MAX_PARTS)))
 
 
 def _read_part(fields: Fields) -> str:
@@ -84,9 +84,9 @@ def _read_assistant(fields: Fields) -> dict[str, Any]:
         value = fields.get(name)
         if value is not None and "reasoning_content" not in read:
             read["reasoning_content"] = checked_text(value, fields.path_of(name))
-    calls = fields.objects("tool_calls", MAX_TOOL_CALLS)
+    calls = list(map(_read_call, fields.each_object("tool_calls", MAX_TOOL_CALLS)))
     if calls:
-        read["tool_calls"] = list(map(_read_call, calls))
+        read["tool_calls"] = calls
     return read
 
 

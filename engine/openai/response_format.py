@@ -110,8 +110,10 @@ def _read_kind(kind: Kind, value: Any, path: str) -> AnswerFormat:
                 raise InvalidRequest(f"{path} is not valid JSON.", param=path) from None
         return _schema(value, True, path)  # these fields exist to be enforced
     if kind == "choice":
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple):
             raise wrong_type(path, "a list of texts", value)
+        if not value:
+            raise InvalidRequest(f"{path} must have at least one text.", param=path)
         if len(value) > MAX_CHOICES:
             raise InvalidRequest(f"{path} must have at most {MAX_CHOICES} texts.", param=path)
         texts = tuple(checked_text(text, f"{path}[{index}]") for index, text in enumerate(value))
