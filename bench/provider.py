@@ -45,9 +45,15 @@ Measured = tuple[float, float, float]  # seconds to the first item; seconds, and
 def timed(open_stream: Callable[[], Iterable[Any]], num_tokens: int) -> Measured:
     started_s = time.perf_counter()
     first_s = first_cpu_s = 0.0
-    for index, _ in enumerate(open_stream()):
-        if index == 0:
+    count = 0
+    for _ in open_stream():
+        count += 1
+        if count == 1:
             first_s, first_cpu_s = time.perf_counter() - started_s, time.process_time()
+    if not 0.9 * num_tokens <= count <= num_tokens + 8:  # bytes held back join; role and end add
+        raise SystemExit(
+            f"{count} items came for {num_tokens} tokens: times a token would be of something else"
+        )
     token_s = (time.perf_counter() - started_s - first_s) / (num_tokens - 1)
     return first_s, token_s, (time.process_time() - first_cpu_s) / (num_tokens - 1)
 

@@ -64,7 +64,14 @@ class Engine:
         self._draining = False
         self._closed = False
         self._dead = False
-        self._thread = EngineThread(self._steps, self._step_failed, self._died, clock, give_back_freed)
+        self._thread = EngineThread(
+            self._steps,
+            self._step_failed,
+            self._died,
+            clock,
+            on_idle=give_back_freed,
+            on_turn=lambda: self._residence.look_at_memory(),
+        )
         post = self._thread.post
         self._desk = GenerationDesk(post, self.config, self._refuse_if_not_serving, observer, clock)
         self._embeddings = EmbeddingDesk(post, self.config.max_open, clock)

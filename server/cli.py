@@ -306,7 +306,9 @@ def list_models(
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A short name, or org/name.")],
-    revision: Annotated[str, _text("REVISION", "Branch, tag or commit.")] = "main",
+    revision: Annotated[
+        str | None, _text("REVISION", "Branch, tag or commit; main if none is named.")
+    ] = None,
 ) -> None:
     """Download a model into the Hugging Face cache. Goes on where an earlier try stopped."""
     from basemlx.server.commands.pull import pull as pull_model
@@ -403,6 +405,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone
         raise SystemExit(EXIT_FAILURE) from None
+    except OSError as error:  # a full disk, a folder that may not be read
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(f"{where}{error.strerror or type(error).__name__}", EXIT_FAILURE)
 
 
 def _fail(message: str, status: int) -> None:

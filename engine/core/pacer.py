@@ -9,7 +9,7 @@ seconds.
 
 from dataclasses import dataclass
 
-GAP_RATIO = 2.2
+GAP_RATIO = 1.7
 """While rows decode, a step with prompt tokens may take this many times a step without. Streams shall see gaps of
 three times the normal one at most; the rest is for what the estimate misses."""
 

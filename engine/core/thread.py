@@ -37,7 +37,8 @@ class EngineThread:
     """Runs until `stop`, or until `on_error` says that a failed step cannot be got over.
 
     `on_error(worker, error)` is called on this thread and returns whether the engine may go on; `on_idle` each time
-    there has been nothing to do for IDLE_AFTER_S; `on_death` once, when the thread ends for another reason than `stop`.
+    there has been nothing to do for IDLE_AFTER_S; `on_turn` after each turn that had something to do; `on_death` once,
+    when the thread ends for another reason than `stop`.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class EngineThread:
         on_death: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         on_idle: Callable[[], None] = lambda: None,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._workers = workers
         self._on_error = on_error
         self._on_death = on_death
         self._on_idle = on_idle
+        self._on_turn = on_turn
         self._clock = clock
         self._inbox: deque[Message] = deque()
         self._wake = threading.Condition()
@@ -150,6 +153,7 @@ class EngineThread:
                     if not self._on_error(worker, error):
                         return False
                 self._heartbeat_s = self._clock()
+        self._on_turn()
         return True
 
 

@@ -17,7 +17,6 @@ from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.config import Config
 from basemlx.engine.runtime import mx, nn
 
-MODEL_TYPES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "nomic_bert"})
 _OFFSET_TYPES = frozenset({"roberta", "xlm-roberta", "camembert"})  # positions start after the padding's id
 
 

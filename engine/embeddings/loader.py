@@ -5,7 +5,6 @@ get the same checks as those of language models (`engine.models.folder`), and th
 """
 
 import logging
-import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from basemlx.engine.embeddings.lanes import in_lanes
 from basemlx.engine.embeddings.matryoshka import check_dimensions, is_matryoshka
 from basemlx.engine.embeddings.numerics import MAX_SCORES_BYTES
 from basemlx.engine.embeddings.pooling import normalized, pool
-from basemlx.engine.embeddings.recipe import Recipe, has_recipe, read_recipe
+from basemlx.engine.embeddings.recipe import Recipe, read_recipe
 from basemlx.engine.embeddings.types import EmbeddingRequest, Vectors
 from basemlx.engine.errors import (
     BaseMLXError,
@@ -36,6 +35,7 @@ from basemlx.engine.models.folder import ModelFolder, check_folder
 from basemlx.engine.models.loader import check_room
 from basemlx.engine.models.loading import Stage
 from basemlx.engine.models.precision import estimate_bytes, materialise
+from basemlx.engine.models.purpose import ENCODER_TYPES
 from basemlx.engine.runtime import mx, nn, prepare
 from basemlx.engine.text.tokenizer import Tokenizer
 from basemlx.engine.types import ModelInfo
@@ -49,26 +49,11 @@ _ADDED_TOKENS = 1024  # entries of a tokenizer that the weights may lack: added 
 _CHARACTERS_PER_TOKEN = (
     6  # a text with more than this for each token of the limit is counted before it is encoded
 )
-_NAMED_EMBEDDERS = re.compile(r"embed", re.IGNORECASE)
 
 ENCODER_DEFAULT = Recipe(pooling=("mean",), normalize=True)
 """For a bare encoder: sentence-transformers pools those by their mean too."""
 DECODER_DEFAULT = Recipe(pooling=("lasttoken",), normalize=True)
 """For a conversion of a decoder that lost its files: all published ones pool so."""
-
-
-def embeds(folder: Path, name: str) -> bool:
-    """Whether the model is one to embed with: an encoder, one with sentence-transformers files, or one called so (MLX
-    conversions of Qwen3-Embedding come without those files). Raises ModelCorrupt."""
-    path = folder / "config.json"
-    config = (
-        model_config.read_json_object(path) if path.is_file() else {}
-    )  # the load itself says what is missing
-    return (
-        config.get("model_type") in bert.MODEL_TYPES
-        or has_recipe(folder)
-        or (config.get("model_type") == "qwen3" and _NAMED_EMBEDDERS.search(name) is not None)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +188,7 @@ class PreparedEmbedder:
 
     @property
     def is_encoder(self) -> bool:
-        return self.checked.config["model_type"] in bert.MODEL_TYPES
+        return self.checked.config["model_type"] in ENCODER_TYPES
 
 
 def prepare_embedder(
@@ -211,7 +196,7 @@ def prepare_embedder(
 ) -> PreparedEmbedder:
     """Checks the folder and reads what is text. Raises ModelCorrupt or ModelLoadFailed."""
     checked = check_folder(folder)
-    is_encoder = checked.config["model_type"] in bert.MODEL_TYPES
+    is_encoder = checked.config["model_type"] in ENCODER_TYPES
     recipe = read_recipe(folder, ENCODER_DEFAULT if is_encoder else DECODER_DEFAULT)
     if not is_encoder and recipe.pooling != ("lasttoken",):
         raise ModelLoadFailed(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.config import read_json_object, read_json_value
+from basemlx.engine.models.purpose import RECIPE_FILE
 
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -50,10 +51,6 @@ class Recipe:
     matryoshka: bool = False
 
 
-def has_recipe(folder: Path) -> bool:
-    return (folder / "modules.json").is_file()
-
-
 def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:
     """The recipe in `folder`; `otherwise` stands for the pooling where nothing is said of it (None: that is an error).
 
@@ -81,14 +78,14 @@ def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:
 
 
 def _read_modules(folder: Path, otherwise: Recipe | None) -> tuple[tuple[Pooling, ...], bool]:
-    if not has_recipe(folder):
+    if not (folder / RECIPE_FILE).is_file():
         if otherwise is None:
             raise ModelLoadFailed(
                 "The model's folder has no modules.json, which says how its vectors are made. Download the whole "
                 "repository of the original model."
             )
         return otherwise.pooling, otherwise.normalize
-    modules = read_json_value(folder / "modules.json")
+    modules = read_json_value(folder / RECIPE_FILE)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise ModelCorrupt("modules.json is not a list of modules.")
     kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]

@@ -25,6 +25,7 @@ from basemlx.engine.models import config as model_config
 from basemlx.engine.models.catalogue import aliases_of
 from basemlx.engine.models.config import Config, read_json_object
 from basemlx.engine.models.folder import check_folder
+from basemlx.engine.models.purpose import embeds
 
 BUILT_IN_NAME = "tiny"
 CACHE_PREFIX = "models--"
@@ -289,7 +290,7 @@ def _describe(
         context_tokens=model_config.context_tokens(checked.config, checked.tokenizer_config),
         model_type=str(checked.config["model_type"]),
         quantization=model_config.quantization_name(checked.config),
-        capabilities=_capabilities(folder, texts),
+        capabilities=_capabilities(folder, name, texts),
         created_s=checked.created_s,
     )
 
@@ -326,10 +327,9 @@ def _template_texts(folder: Path, tokenizer_config: Config) -> str:
     return "\n".join(texts)
 
 
-def _capabilities(folder: Path, template: str) -> tuple[str, ...]:
-    """Read off the files: embedding models come with sentence-transformers' modules.json, chat models with a template,
-    and what a template never mentions its model was not taught."""
-    if (folder / "modules.json").is_file() or (folder / "config_sentence_transformers.json").is_file():
+def _capabilities(folder: Path, name: str, template: str) -> tuple[str, ...]:
+    """Read off the files: chat models come with a template, and what that never mentions they were not taught."""
+    if embeds(folder, name):
         return ("embedding",)
     if not template:
         return ("completion",)

@@ -6,6 +6,7 @@ Reads JSON and safetensors headers; imports no MLX.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,7 @@ def _weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("model*.safetensors"))
     present = {file.name for file in files}
     expected = set(_index(folder).values())
-    for name in present | expected:
-        if match := _SHARD_NAME.fullmatch(name):
-            stem, _, count = match.groups()
-            expected |= {f"{stem}-{shard:05d}-of-{count}.safetensors" for shard in range(1, int(count) + 1)}
+    expected |= shards_of(present | expected)
     missing = sorted(expected - present)
     if missing and (files or expected):
         raise ModelCorrupt(
@@ -94,6 +92,16 @@ def _weight_files(folder: Path) -> list[Path]:
             "Convert the model to safetensors, for instance with mlx_lm.convert on a machine where you trust it."
         )
     raise ModelCorrupt("The model's folder has no weights (model*.safetensors); download the model again.")
+
+
+def shards_of(names: Collection[str]) -> set[str]:
+    """All files of the sharded models that some of the names belong to, by their numbering."""
+    shards: set[str] = set()
+    for name in names:
+        if name not in shards and (match := _SHARD_NAME.fullmatch(name)):
+            stem, _, count = match.groups()
+            shards |= {f"{stem}-{shard:05d}-of-{count}.safetensors" for shard in range(1, int(count) + 1)}
+    return shards
 
 
 def _gguf_refused() -> ModelLoadFailed:

@@ -5,7 +5,8 @@
 The hub's API, its addresses, tokens and settings (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_CACHE) are
 huggingface_hub's; the bytes are fetched here (`transfer`), because it neither verifies what it fetches over HTTP, nor
 resumes what another process began, nor keeps a half-fetched snapshot out of sight. A note beside the snapshots
-remembers what was brought, so that removing touches nothing else.
+remembers what is being brought, before the first byte comes, so that removing takes all of it, a pull's that never
+ended too, and touches nothing else.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -34,7 +35,15 @@ from basemlx.engine.models.discovery import (
     hub_cache_folder,
     is_hub_name,
 )
-from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed, PullStopped, RemoteFile, Transfer
+from basemlx.engine.models.folder import shards_of
+from basemlx.engine.models.transfer import (
+    PARTIAL_SUFFIX,
+    PullFailed,
+    PullStopped,
+    RemoteFile,
+    Transfer,
+    disk_error,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +51,7 @@ STALL_TIMEOUT_S = 30.0
 FREE_MARGIN_BYTES = 64 * 2**20
 MAX_FILES = 2000
 _THREADS = 4
+_PARTS = ("blobs", "refs", "snapshots")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,200}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -71,8 +81,10 @@ def pull(
     stall_timeout_s: float = STALL_TIMEOUT_S,
     pause_s: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Pulled:
-    """Fetches a model, a short name or `org/name`; `progress(done, total)` in bytes, from any thread.
+    """Fetches a model, a short name or `org/name`; `progress(done, total)` in bytes, from any thread. `on_wait` is
+    called if another process has the repository in hand and is waited for.
 
     Resumes what an earlier call left. Raises PullFailed, ModelNotFound or ModelLoadFailed."""
     repository = repository_of(name)
@@ -86,11 +98,11 @@ def pull(
     endpoint, token = _hub(endpoint)
     commit, files = _listing(repository, revision, endpoint, token)
     folder = cache / (CACHE_PREFIX + repository.replace("/", "--"))
-    with _only_one(cache, folder):
-        store = _Store(folder)
+    total = sum(file.size_bytes for file in files)
+    with _disk_errors(cache), _only_one(cache, folder, on_wait), _Store(folder) as store:
         missing = [file for file in files if not store.has(file)]
-        total = sum(file.size_bytes for file in files)
         _check_space(folder, missing)
+        store.expect(commit, missing)
         _fetch_all(
             repository,
             commit,
@@ -109,7 +121,16 @@ def pull(
 
 
 def remove(name: str, *, cache: Path | None = None) -> int:
-    """Removes what `pull` brought of a model; the bytes that this freed. Raises ModelNotFound."""
+    """Removes what `pull` brought of a model, wholly or not; the bytes that this freed. Raises what `check_removable`
+    raises, and PullFailed where the disk does not let go."""
+    cache = hub_cache_folder() if cache is None else cache
+    folder = check_removable(name, cache=cache)
+    with _disk_errors(cache), _only_one(cache, folder), _Store(folder) as store:
+        return store.withdraw()
+
+
+def check_removable(name: str, *, cache: Path | None = None) -> Path:
+    """The folder in which `pull` brought it. Raises ModelNotFound for what it did not bring."""
     if name == BUILT_IN_NAME:
         raise ModelNotFound(f"{name!r} is built in and cannot be removed.", param="model")
     repository = repository_of(name)
@@ -120,8 +141,7 @@ def remove(name: str, *, cache: Path | None = None) -> int:
             f"{name!r} was not brought by basemlx pull, so it is not removed. Use the program that brought it.",
             param="model",
         )
-    with _only_one(cache, folder):
-        return _Store(folder).withdraw()
+    return folder
 
 
 # what the hub says
@@ -195,9 +215,28 @@ def _chosen(repository: str, siblings: list[Any]) -> list[RemoteFile]:
             f"{repository} holds no safetensors model that could be run.{found} Look for an MLX version of it, for "
             "instance at mlx-community."
         )
+    _check_loadable(repository, {file.name for file in files})
     if len(files) > MAX_FILES:
         raise PullFailed(f"{repository} has more files than any model.")
     return files
+
+
+def _check_loadable(repository: str, names: set[str]) -> None:
+    """Before anything is fetched: what `models.folder` will want of the files. Raises ModelLoadFailed."""
+    weights = {name for name in names if re.fullmatch(r"model[^/]*\.safetensors", name)}
+    lacking = sorted(shards_of(weights) - weights)
+    if not weights:
+        problem = "its weights are not called model*.safetensors, as those are that mlx-lm reads"
+    elif lacking:
+        problem = f"{len(lacking)} of its weight files are missing on the hub, {lacking[0]} for one"
+    elif "tokenizer.json" not in names:
+        problem = "it has no tokenizer.json, and basemlx reads no other kind of tokenizer"
+    else:
+        return
+    raise ModelLoadFailed(
+        f"{repository} could not be loaded here, so nothing was downloaded: {problem}. Look for an MLX version of it, "
+        "for instance at mlx-community."
+    )
 
 
 def _is_wanted(name: str, has_plain_names: bool) -> bool:
@@ -274,18 +313,36 @@ def _fetch_all(
 
 
 class _Store:
-    """One repository of the cache. Under its lock."""
+    """One repository of the cache. Under its lock; as a context manager, leaves no empty folders."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        for name in ("blobs", "refs", "snapshots"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        for name in _PARTS:
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not (self._folder / NOTE_NAME).exists():  # else something was brought, or is to come
+            for name in _PARTS:
+                _remove_empty(self._folder / name)
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
 
     def blob(self, file: RemoteFile) -> Path:
         return self._folder / "blobs" / file.oid
 
     def has(self, file: RemoteFile) -> bool:
         return _size(self.blob(file)) == file.size_bytes and self.blob(file).is_file()
+
+    def expect(self, commit: str, missing: list[RemoteFile]) -> None:
+        """Notes what is about to be brought: a pull that never ends leaves nothing that cannot be removed."""
+        if missing:
+            note = self._note()
+            entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
+            entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in missing)})
+            self._write_note(note)
 
     def publish(self, commit: str, revision: str, files: list[RemoteFile], brought: list[RemoteFile]) -> None:
         """Makes the snapshot appear, in one step where it is new. What was brought is noted first, so that a crash in
@@ -351,9 +408,6 @@ class _Store:
             if commit in commits and not (snapshots / commit).exists():
                 reference.unlink()
         (self._folder / NOTE_NAME).unlink(missing_ok=True)
-        for name in ("refs", "snapshots", "blobs"):
-            _remove_empty(self._folder / name)
-        _remove_empty(self._folder)
         return freed
 
     def _note(self) -> dict[str, Any]:
@@ -368,13 +422,26 @@ class _Store:
 
 
 @contextlib.contextmanager
-def _only_one(cache: Path, folder: Path) -> Iterator[None]:
-    """One pull or removal of a repository at a time; another waits. The lock goes with its process."""
+def _only_one(cache: Path, folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One pull or removal of a repository at a time; another waits, and is told so. The lock goes with its process."""
     locks = cache / ".locks" / folder.name
     locks.mkdir(parents=True, exist_ok=True)
     with (locks / "basemlx.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _disk_errors(cache: Path) -> Iterator[None]:
+    """What the system refuses, as an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, str(error.filename or cache)) from None
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -1,8 +1,8 @@
 """From a model's name to its folder on this machine. Nothing is ever downloaded here.
 
-A name is `tiny` (the built-in model), a short name of the catalogue, a name that discovery found, or, for callers on
-the command line and in Python only, a folder. It is matched exactly, over HTTP and here alike; whoever came close is
-told.
+A name is `tiny` (the built-in model), a name that discovery found, a short name of the catalogue where nothing found is
+called so, or, for callers on the command line and in Python only, a folder. It is matched exactly, over HTTP and here
+alike; whoever came close is told.
 """
 
 from dataclasses import dataclass
@@ -49,15 +49,14 @@ def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundMo
     if allow_paths and (name.startswith(("/", "./", "../", "~")) or name in (".", "..")):
         return _local_folder(name)
     models = discovery.scan()
-    wanted = repository_of(name)
-    for model in models:
-        if model.name == wanted:
-            if model.problem is not None:
-                raise ModelNotFound(
-                    f"The model {name!r} is on this machine but cannot be loaded. {model.problem}",
-                    param="model",
-                )
-            return model
+    by_name = {model.name: model for model in models}
+    found = by_name.get(name) or by_name.get(repository_of(name))
+    if found is not None and found.problem is not None:
+        raise ModelNotFound(
+            f"The model {name!r} is on this machine but cannot be loaded. {found.problem}", param="model"
+        )
+    if found is not None:
+        return found
     if allow_paths and "\0" not in name and name and Path(name).is_dir():
         return _local_folder(name)
     raise _not_found(name, [model.name for model in usable(models)])

@@ -1,6 +1,6 @@
 """Notices that the machine runs short of memory while models are loaded, whoever takes it, and when that is over.
 
-It looks when it is asked to, after requests have ended, and at most once a second. Knows no model: what is given back,
+It looks when it is asked to, between turns, and at most once a second. Knows no model: what is given back,
 and what is set anew afterwards, its owner does.
 """
 

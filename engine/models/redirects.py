@@ -16,6 +16,15 @@ class RedirectRefused(ValueError):
 
 def next_url(url: str, location: str, endpoint: str) -> str:
     """The address that `location` means in an answer from `url`. Raises RedirectRefused."""
+    try:
+        return _next_url(url, location, endpoint)
+    except RedirectRefused:
+        raise
+    except ValueError:  # brackets, ports and host names that are none
+        raise RedirectRefused("to something that is no plain web address") from None
+
+
+def _next_url(url: str, location: str, endpoint: str) -> str:
     target = urljoin(url, location)
     parts, hub = urlsplit(target), urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:

@@ -10,7 +10,6 @@ about who stays: that is the pool's.
 import gc
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from contextlib import suppress
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.report import FinishedRequest
@@ -21,7 +20,6 @@ from basemlx.engine.embeddings.loader import (
     LoadedEmbedder,
     PreparedEmbedder,
     embedder_steps,
-    embeds,
     prepare_embedder,
 )
 from basemlx.engine.errors import BaseMLXError, EngineDead, GenerationFailed
@@ -33,7 +31,7 @@ from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps,
 from basemlx.engine.models.loading import LoadTask, Progress, Stage, read_ahead
 from basemlx.engine.models.needs import plan_load
 from basemlx.engine.models.pressure import MemoryPressure
-from basemlx.engine.models.purpose import Purpose, wrong_purpose
+from basemlx.engine.models.purpose import Purpose, embeds, wrong_purpose
 from basemlx.engine.models.shares import divide_memory, give_back
 from basemlx.engine.models.sources import ModelSources
 from basemlx.engine.runtime import mlx_lm_module, mx
@@ -214,9 +212,10 @@ class Residence:
 
     def _finished(self, finished: FinishedRequest) -> None:
         self._on_finished(finished)
-        if self._pressure.is_due:
-            with suppress(EngineDead):
-                self._thread.post(self._pressure.look)  # between turns: this one's worker is at work
+
+    def look_at_memory(self) -> None:
+        """Between turns: gives back what can be computed again where the machine runs short."""
+        self._pressure.look()
 
     def _drop(self, name: str) -> None:
         self._plans.pop(name, None)

@@ -34,8 +34,9 @@ class ModelSources:
         return name in self._by_hand
 
     def name_of(self, name: str) -> str:
-        """What a model is called in the books: short names stand for their repository."""
-        return name if name in self._by_hand else repository_of(name)
+        """What a model is called in the books: short names stand for their repository, unless a model is called so."""
+        called_so = name in self._by_hand or self._discovery.find(name) is not None
+        return name if called_so else repository_of(name)
 
     def named(self, name: str, folder: Path | None) -> FoundModel:
         """The model that somebody names who may name folders. Raises ModelNotFound."""

@@ -1,9 +1,9 @@
 """One file from a hub to this disk: in parts that survive whatever happens, and under its final name only when its hash
 is right.
 
-A part (`NAME.basemlx-partial`) is resumed by Range after a broken connection, a stall or a killed process; a server
-that answers a Range with the whole file, or with other bytes than asked for, makes it start again. It knows nothing of
-repositories or caches.
+A part (`NAME.basemlx-partial`) is resumed by Range after a broken connection, a stall or a killed process; a busy
+server is left alone for as long as it asks (Retry-After), within MAX_RETRY_AFTER_S; a server that answers a Range with
+the whole file, or with other bytes than asked for, makes it start again. It knows nothing of repositories or caches.
 """
 
 import errno
@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,8 @@ MAX_REDIRECTS = 5
 MAX_TRIES_WITHOUT_PROGRESS = 4
 MAX_TRIES = 100
 CHUNK_BYTES = 1 << 20
+MAX_RETRY_AFTER_S = 120.0
+_STOP_EVERY_S = 0.1
 _RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -36,6 +39,14 @@ class PullFailed(BaseMLXError):
 
 class PullStopped(PullFailed):
     """Somebody wanted it stopped, or another file of it failed."""
+
+
+class _Busy(Exception):
+    """The server wants to be left alone for a while."""
+
+    def __init__(self, status: int, wait_s: float) -> None:
+        super().__init__(f"answer {status}")
+        self.wait_s = wait_s
 
 
 class _Hash(Protocol):
@@ -71,6 +82,12 @@ class Transfer:
     def fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
         """The file under `target`, whole and checked. `progress` is told of bytes gained (or, negative, given up).
         Raises PullFailed."""
+        try:
+            self._fetch(url, file, target, progress)
+        except OSError as error:
+            raise disk_error(error, file.name) from None
+
+    def _fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
         partial = target.with_name(target.name + PARTIAL_SUFFIX)
         may_restart = True
         while True:
@@ -91,10 +108,11 @@ class Transfer:
     def _complete(self, url: str, file: RemoteFile, partial: Path, progress: Callable[[int], None]) -> str:
         """Fetches until the part has the file's size; its hash."""
         tries_left = MAX_TRIES_WITHOUT_PROGRESS
-        reason = ""
+        reason, wait_s = "", 0.0
         for number in range(MAX_TRIES):
-            if number and not self.stop():
-                time.sleep(self.pause_s)
+            if number:
+                self._pause(max(self.pause_s, wait_s))
+            wait_s = 0.0
             hasher = file.hasher()
             with _opened(partial) as part:
                 held = _hashed(part, hasher, file.size_bytes)
@@ -105,10 +123,10 @@ class Transfer:
                     progress(held)
                 try:
                     gained, hasher = self._receive(url, file, part, held, hasher, progress)
+                except _Busy as busy:
+                    gained, reason, wait_s = 0, str(busy), busy.wait_s
                 except httpx.HTTPError as error:
                     gained, reason = part.tell() - held, type(error).__name__
-                except OSError as error:
-                    raise _disk_error(error, file) from None
                 if self.stop():
                     raise PullStopped("The download was stopped. What has come is kept.")
                 if part.tell() == file.size_bytes:
@@ -120,6 +138,12 @@ class Transfer:
             f"{file.name} could not be downloaded: the connection keeps breaking off or stalling"
             f"{f' ({reason})' if reason else ''}. What has come is kept: run the same command again to go on."
         )
+
+    def _pause(self, seconds: float) -> None:
+        """Sleeps, and no longer than until somebody wants it stopped."""
+        until_s = time.monotonic() + seconds
+        while not self.stop() and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _STOP_EVERY_S))
 
     def _receive(
         self,
@@ -135,7 +159,7 @@ class Transfer:
             return 0, hasher
         with self._answer(url, held) as answer:
             if answer.status_code in _RETRIED_STATUSES:
-                return 0, hasher
+                raise _Busy(answer.status_code, _retry_after_s(answer.headers.get("retry-after"), file))
             if answer.status_code == 416 or (answer.status_code == 206 and not _continues(answer, held)):
                 part.truncate(0)
                 part.seek(0)
@@ -171,7 +195,11 @@ class Transfer:
                 headers["range"] = f"bytes={held}-"
             if self.token and is_same_origin(url, self.endpoint):
                 headers["authorization"] = f"Bearer {self.token}"
-            answer = self.client.send(self.client.build_request("GET", url, headers=headers), stream=True)
+            try:
+                request = self.client.build_request("GET", url, headers=headers)
+            except httpx.InvalidURL:
+                raise PullFailed("The hub redirects a download to something that is no address.") from None
+            answer = self.client.send(request, stream=True)
             if not answer.has_redirect_location:
                 return _Closing(answer)
             answer.close()
@@ -197,12 +225,9 @@ class _Closing:
 
 def _opened(partial: Path) -> FileIO:
     """Without a buffer: on a full disk, closing would write what is left in it and fail a second time."""
-    try:
-        if partial.is_symlink():
-            partial.unlink()
-        return partial.open("r+b" if partial.exists() else "w+b", buffering=0)
-    except OSError as error:
-        raise PullFailed(f"{partial.name} cannot be written ({error.strerror}).") from None
+    if partial.is_symlink():
+        partial.unlink()
+    return partial.open("r+b" if partial.exists() else "w+b", buffering=0)
 
 
 def _write(part: FileIO, data: bytes) -> None:
@@ -228,9 +253,30 @@ def _continues(answer: httpx.Response, held: int) -> bool:
     return str(answer.headers.get("content-range", "")).startswith(f"bytes {held}-")
 
 
-def _disk_error(error: OSError, file: RemoteFile) -> PullFailed:
+def _retry_after_s(header: str | None, file: RemoteFile) -> float:
+    """Seconds that the header asks for, a number or a date; 0 without one. Raises PullFailed for more than anybody
+    would want to sit and wait."""
+    if header is None:
+        return 0.0
+    try:
+        wait_s = float(header)
+    except ValueError:
+        try:
+            wait_s = parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return 0.0
+    if not wait_s <= MAX_RETRY_AFTER_S:
+        raise PullFailed(
+            f"The hub is busy and wants to be asked for {file.name} again in {wait_s:.0f} s. What has come is kept: "
+            "run the same command again then."
+        )
+    return max(0.0, wait_s)
+
+
+def disk_error(error: OSError, what: str) -> PullFailed:
+    """What the system said of a file or folder, for people."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return PullFailed(
-            f"The disk is full. What has come of {file.name} is kept; make room and run the same command again."
+            f"The disk is full ({what}). What has come is kept; make room and run the same command again."
         )
-    return PullFailed(f"{file.name} cannot be written ({error.strerror}).")
+    return PullFailed(f"{what} cannot be written ({error.strerror or type(error).__name__}).")

@@ -14,6 +14,7 @@ from basemlx.server.settings import API_KEY_VARIABLE
 
 MAX_ANSWER_BYTES = 4 << 20
 LOAD_TIMEOUT_S = 660.0
+_NO_SUCH_PATH = (404, 405, 501)
 
 
 class NoServer(BaseMLXError):
@@ -23,7 +24,7 @@ class NoServer(BaseMLXError):
 
 
 class Refused(BaseMLXError):
-    """The server's own error, in its words."""
+    """The server's own error, in its words; or it did not answer in time."""
 
     default_code = "refused"
 
@@ -60,18 +61,24 @@ class ServerClient:
                 content = json.loads(answer.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                raise Refused(self._words(error)) from None
+                words = self._words(error)
+            if words is None and error.code in _NO_SUCH_PATH:
+                raise self._no_server() from None  # a server, but none of ours
+            raise Refused(words or f"{self.url} answered {error.code}.") from None
+        except TimeoutError:
+            raise Refused(f"The server at {self.url} did not answer within {timeout_s:g} s.") from None
         except (OSError, http.client.HTTPException, ValueError):
             raise self._no_server() from None
         if not isinstance(content, dict):
             raise self._no_server()
         return content
 
-    def _words(self, error: urllib.error.HTTPError) -> str:
+    def _words(self, error: urllib.error.HTTPError) -> str | None:
+        """The message of our own envelope; None for anything else."""
         try:
             message = str(json.loads(error.read(MAX_ANSWER_BYTES))["error"]["message"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
-            return f"{self.url} answered {error.code}."
+            return None
         hint = f" Set {API_KEY_VARIABLE} to it." if error.code == 401 else ""
         return printable(message)[:1000] + hint
 

@@ -109,7 +109,7 @@ def test_a_new_user_pulls_by_short_name_sees_it_and_removes_it(machine: Machine)
     rows = [line.split() for line in machine("list", "--available")[1].splitlines()]
     assert [row[-1] for row in rows if row[:1] == [SHORT]] == ["yes"]
     assert [row[-1] for row in rows if row[:1] == ["qwen3-4b"]] == ["no"]
-    assert machine("pull", SHORT)[1].startswith(f"{NAME} is complete already")
+    assert machine("pull", SHORT)[1].startswith(f"{NAME} is here already, complete")
     assert machine("rm", SHORT)[0] == 1, "nobody can be asked, so nothing is removed"
     status, out, _ = machine("rm", SHORT, "--yes")
     assert (status, out.startswith(f"{NAME} is removed")) == (0, True)

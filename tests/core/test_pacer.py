@@ -60,7 +60,7 @@ def test_a_step_with_a_part_of_a_prompt_stays_within_its_share_of_a_plain_one(
         tokens, parts = machine.chunk(pacer, 1 + chunk / 60)
         computed += tokens
         steps += parts
-    assert computed >= 5 * 60
+    assert computed >= 3 * 60
     assert sum(step > 3 * machine.decode_s() for step in steps) <= len(steps) / 100
 
 

@@ -28,7 +28,8 @@ class Seen:
 class Hub:
     """`files` by repository. Faults: `truncate` and `stall` break one answer of a file off after so many bytes (each
     entry once), `ignore_range`, `tamper` (wrong bytes), `redirect` (a Location for every file), `gated`, `statuses`
-    (answers of a file before the real one). `slow_chunk_s`: files come in pieces of 4 KB, with such a pause between."""
+    (answers of a file before the real one, with `retry_after` as their header). `slow_chunk_s`: files come in pieces
+    of 4 KB, with such a pause between."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commit: str = "c0ffee" + "0" * 34
@@ -36,6 +37,7 @@ class Hub:
     stall: dict[str, list[int]] = field(default_factory=dict)
     stall_s: float = 30.0
     statuses: dict[str, list[int]] = field(default_factory=dict)
+    retry_after: str | None = None
     tamper: set[str] = field(default_factory=set)
     ignore_range: bool = False
     redirect: str | None = None
@@ -121,7 +123,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 return
             if hub.statuses.get(file):
-                self._json(hub.statuses[file].pop(0), {"error": "trouble"})
+                busy = {} if hub.retry_after is None else {"Retry-After": hub.retry_after}
+                self._json(hub.statuses[file].pop(0), {"error": "trouble"}, busy)
                 return
             if file in hub.tamper:
                 data = bytes([data[0] ^ 1]) + data[1:]

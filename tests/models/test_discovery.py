@@ -14,6 +14,8 @@ from basemlx.engine.models import discovery as module
 from basemlx.engine.models.catalogue import catalogue, guess, repository_of, suggest
 from basemlx.engine.models.discovery import Discovery, ModelPlaces, is_hub_name, lm_studio_folders
 from basemlx.engine.models.names import find_model
+from basemlx.engine.models.purpose import embeds
+from basemlx.engine.models.sources import ModelSources
 from tests.models.conftest import put_in_hub_cache
 
 Zoo = Callable[..., Path]
@@ -55,6 +57,26 @@ def test_a_model_is_described_by_its_files(places: ModelPlaces, zoo: Zoo) -> Non
     assert model.capabilities == ("chat", "completion")
     assert model.aliases == ("qwen3-8b",)
     assert model.size_bytes == (zoo("qwen3", bits=4) / "model.safetensors").stat().st_size
+
+
+def test_what_is_listed_as_an_embedder_is_what_would_be_loaded_as_one(places: ModelPlaces, zoo: Zoo) -> None:
+    put_in_hub_cache(places.hub_cache, "org/Qwen3-Embedding-tiny", zoo("qwen3"))
+    put_in_hub_cache(places.hub_cache, "org/chat", zoo("qwen3"))
+    folder = shutil.copytree(zoo("llama"), places.folders[0] / "with-recipe")
+    (folder / "modules.json").write_text("[]")
+    listed = {model.name: model for model in Discovery(places).scan()}
+    embedders = {name for name, model in listed.items() if model.capabilities == ("embedding",)}
+    assert embedders == {"org/Qwen3-Embedding-tiny", "with-recipe"}
+    assert embedders == {name for name, model in listed.items() if embeds(model.folder, name)}
+
+
+def test_a_model_that_is_called_like_a_short_name_is_found_by_it(places: ModelPlaces, zoo: Zoo) -> None:
+    put_in_hub_cache(places.hub_cache, repository_of("qwen3-8b"), zoo("qwen3"))
+    assert find_model("qwen3-8b", Discovery(places), allow_paths=False).name == repository_of("qwen3-8b")
+    own = shutil.copytree(zoo("llama"), places.folders[0] / "qwen3-8b")
+    machine = Discovery(places)
+    assert find_model("qwen3-8b", machine, allow_paths=False).folder == own
+    assert ModelSources(machine).name_of("qwen3-8b") == "qwen3-8b"
 
 
 def test_what_cannot_be_loaded_is_listed_with_the_reason(places: ModelPlaces, zoo: Zoo) -> None:

@@ -145,6 +145,19 @@ def test_prefixes_are_given_back_while_the_machine_is_short_of_memory(
         engine.check_integrity()
 
 
+def test_a_machine_that_runs_short_is_noticed_while_a_long_answer_is_still_being_written(
+    machine: Discovery, left: Callable[[float], None]
+) -> None:
+    with engine_with(machine, max_memory_bytes=256 * MIB) as engine:
+        engine.load("org/a")
+        assert fill_prefix_cache(engine, "org/a") > 0
+        with engine.submit(make_request("org/a", make_prompt(9, 20), max_tokens=1500)) as stream:
+            next(stream)
+            left(0.01)
+            wait_until(lambda: worker(engine, "org/a").prefix_cache.nbytes == 0)
+            assert not stream.ended
+
+
 def test_pressure_has_ended_only_when_there_is_clearly_more(left: Callable[[float], None]) -> None:
     seen: list[str] = []
     pressure = MemoryPressure(lambda: seen.append("relieve"), lambda: seen.append("ease"), lambda: 0.0)

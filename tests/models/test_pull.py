@@ -1,5 +1,6 @@
 """Pulling from a real local hub that misbehaves, and removing what was pulled."""
 
+import errno
 import os
 import random
 import signal
@@ -8,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from basemlx.engine.models import hub as hub_module
 from basemlx.engine.models.discovery import Discovery, FoundModel, ModelPlaces
 from basemlx.engine.models.hub import pull, remove
 from basemlx.engine.models.redirects import RedirectRefused, next_url
-from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed
+from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed, PullStopped, Transfer
 from tests.model_zoo import write_model
 from tests.models.conftest import put_in_hub_cache
 from tests.models.hub_server import Hub, serving
@@ -415,3 +417,142 @@ def test_a_repository_that_another_program_brought_is_completed_and_only_that_is
     assert hub.fetched(WEIGHTS) == [], "no duplicate download"
     remove(NAME, cache=cache)
     assert [path.name for path in blobs.iterdir()] == [blob.name]
+
+
+@pytest.fixture
+def sharded(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hub's model in two shards; their names. Files come one after another, in the order of their names."""
+    hub.add(NAME, write_model(tmp_path / "sharded", "qwen3", shards=2))
+    hub.repositories[NAME] = dict(sorted(hub.repositories[NAME].items()))
+    monkeypatch.setattr(hub_module, "_THREADS", 1)
+    return sorted(file for file in hub.repositories[NAME] if file.startswith("model-"))
+
+
+def test_remove_takes_all_that_several_pulls_brought_together(
+    hub: Hub, cache: Path, sharded: list[str]
+) -> None:
+    hub.tamper = {sharded[1]}
+    with pytest.raises(PullFailed, match="wrong hash"):
+        fetch(hub, cache)
+    assert len(hub.fetched(sharded[0])) == 1
+    hub.tamper = set()
+    fetch(hub, cache)
+    assert len(hub.fetched(sharded[0])) == 1, "the first pull's shard was kept"
+    assert found(cache) is not None
+    remove(NAME, cache=cache)
+    assert not (cache / "models--org--model").exists()
+
+
+def test_remove_takes_what_a_pull_left_that_never_ended(hub: Hub, cache: Path, sharded: list[str]) -> None:
+    hub.truncate[sharded[1]] = [5_000, 0, 0, 0, 0, 0]
+    with pytest.raises(PullFailed):
+        fetch(hub, cache)
+    assert 5_000 in sizes(partials(cache))
+    left = sum(sizes(list((cache / "models--org--model" / "blobs").iterdir())))
+    assert left > 5_000
+    assert remove(NAME, cache=cache) == left
+    assert not (cache / "models--org--model").exists()
+
+
+def test_a_repository_that_could_not_be_loaded_is_refused_before_anything_is_fetched(
+    hub: Hub, cache: Path, sharded: list[str]
+) -> None:
+    whole = hub.repositories[NAME]
+    for problem, files in (
+        (r"no tokenizer\.json", {name: data for name, data in whole.items() if name != "tokenizer.json"}),
+        (
+            f"missing on the hub, {sharded[1]}",
+            {name: data for name, data in whole.items() if name != sharded[1]},
+        ),
+        (
+            r"not called model\*",
+            {
+                name.replace("model-", "weights-"): data
+                for name, data in whole.items()
+                if not name.endswith(".index.json")
+            },
+        ),
+    ):
+        hub.repositories[NAME] = files
+        with pytest.raises(ModelLoadFailed, match=rf"nothing was downloaded.*{problem}"):
+            fetch(hub, cache)
+    assert not [seen for seen in hub.seen if "/resolve/" in seen.path]
+    assert not (cache / "models--org--model").exists()
+
+
+def test_a_busy_hub_is_left_alone_for_as_long_as_it_asks(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(Transfer, "_pause", lambda self, seconds: pauses.append(seconds))
+    hub.statuses[WEIGHTS] = [429, 503]
+    hub.retry_after = "7"
+    fetch(hub, cache)
+    assert pauses == [7.0, 7.0]
+    assert found(cache) is not None
+    remove(NAME, cache=cache)
+    hub.statuses[WEIGHTS] = [429]
+    hub.retry_after = formatdate(time.time() + 3600, usegmt=True)
+    with pytest.raises(PullFailed, match=r"again in 3\d\d\d s"):
+        fetch(hub, cache)
+
+
+def test_a_pause_ends_when_the_pull_is_stopped(hub: Hub, cache: Path) -> None:
+    hub.statuses[WEIGHTS] = [429]
+    hub.retry_after = "60"
+    began_s = time.monotonic()
+    with pytest.raises(PullStopped):
+        fetch(hub, cache, stop=lambda: bool(hub.fetched(WEIGHTS)))
+    assert time.monotonic() - began_s < 10
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:99999", f"http://{'a' * 80}.example"])
+def test_a_redirect_to_what_is_no_address_is_an_error_that_says_so(
+    hub: Hub, cache: Path, target: str
+) -> None:
+    hub.redirect = target
+    with pytest.raises(PullFailed, match="no plain web address"):
+        fetch(hub, cache)
+    with pytest.raises(RedirectRefused, match="no plain web address"):
+        next_url(hub.url + "/a", "http://[::1", hub.url)
+
+
+def test_who_waits_for_another_pull_is_told(hub: Hub, cache: Path) -> None:
+    hub.slow_chunk_s = 0.002
+    first = threading.Thread(target=lambda: fetch(hub, cache))
+    first.start()
+    while not hub.fetched(WEIGHTS):
+        time.sleep(0.001)
+    waits: list[bool] = []
+    assert fetch(hub, cache, on_wait=lambda: waits.append(first.is_alive())).fetched_bytes == 0
+    first.join()
+    assert waits == [True]
+
+
+def test_a_disk_that_cannot_be_written_to_is_an_error_that_names_it(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.mkdir()
+    (cache / ".locks").write_text("a file in the way")
+    with pytest.raises(PullFailed, match=r"\.locks.* cannot be written"):
+        fetch(hub, cache)
+    (cache / ".locks").unlink()
+    fetch(hub, cache)
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(PullFailed, match="Operation not permitted"):
+        remove(NAME, cache=cache)
+
+
+def test_a_disk_that_fills_up_before_the_first_byte_is_an_error(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_text(self: Path, *args: Any, **options: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(PullFailed, match="disk is full"):
+        fetch(hub, cache)
