@@ -154,7 +154,7 @@ def test_running_rows_decode_in_every_step_of_a_long_prefill() -> None:
 def spread() -> tuple[World, Request]:
     """A row that decodes beside a prompt whose chunks of 100 tokens take two steps, of 5 and 2 whole layers."""
     pacer = PrefillPacer(100, 8)
-    pacer.seed(LinearCost(0.01, 0.0), LinearCost(0.0, 0.00016))
+    pacer.seed(LinearCost(0.01, 0.0), LinearCost(0.0, 0.00009))
     world = World(make_scheduler(pacer=pacer))
     world.add(2, max_tokens=100)
     world.step()

@@ -154,7 +154,7 @@ def test_a_machine_that_runs_short_is_noticed_while_a_long_answer_is_still_being
         with engine.submit(make_request("org/a", make_prompt(9, 20), max_tokens=1500)) as stream:
             next(stream)
             left(0.01)
-            wait_until(lambda: worker(engine, "org/a").prefix_cache.nbytes == 0)
+            wait_until(lambda: worker(engine, "org/a").prefix_cache.nbytes == 0, "prefixes are given back")
             assert not stream.ended
 
 
