@@ -95,12 +95,14 @@ class PrefillPacer:
     def layers(self, tokens: int, decoding_rows: int) -> int:
         """How many whole layers of a forward of so many tokens the next step shall compute. None now and then, so that
         it is seen what the rows cost by themselves: their own texts grow meanwhile."""
-        if not decoding_rows or self._prefill is None or self._decode is None:
+        if not decoding_rows:
             return self.num_layers
         self._mixed_steps += 1
         if self._mixed_steps > MIXED_STEPS:
             self._mixed_steps = 0
             return 0
+        if self._prefill is None or self._decode is None:
+            return self.num_layers
         layer_s = self._prefill.of(tokens) / self._whole_layers
         return max(1, min(self.num_layers, int(self._spare_s(decoding_rows) / layer_s)))
 

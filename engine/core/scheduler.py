@@ -77,6 +77,14 @@ class Scheduler:
         """Rows in use or reserved for choices that fork."""
         return len(self._holding()) + self._num_followers(self._prefilling)
 
+    def is_amid_chunk(self, sequence: Sequence) -> bool:
+        """Whether a forward with tokens of it is computed in part."""
+        return self._num_layers_done > 0 and any(span.sequence is sequence for span in self._under_way)
+
+    @property
+    def num_decoding(self) -> int:
+        return len(self._decoding)
+
     @property
     def num_prefilling(self) -> int:
         """Prompts that are being computed."""

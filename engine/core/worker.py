@@ -375,6 +375,8 @@ class ModelWorker:
         """Copies what is computed of a sequence, and not kept yet, into the prefix cache."""
         if not self.prefix_cache.budget_bytes or computed <= 0 or sequence.sequence_id not in self._rows:
             return
+        if self.scheduler.num_decoding and self.scheduler.is_amid_chunk(sequence):
+            return  # a copy would have the device compute the rest of the chunk first, and streams wait for it
         if not self._rows.sliceable and computed != self._rows.length(sequence.sequence_id):
             return
         tokens = sequence.token_ids[:computed]

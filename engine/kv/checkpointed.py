@@ -55,6 +55,8 @@ class CheckpointedRows:
             self._leave({key})
 
     def fork(self, source: RowKey, keys: Sequence[RowKey]) -> None:
+        if not keys:
+            return
         copy = self.snapshot(source, 0, self._lengths[source])
         for key in keys:
             self.open(key, [(copy, copy.stop)] if copy.stop else [], copy.stop)

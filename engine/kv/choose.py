@@ -34,8 +34,8 @@ def choose_rows(model: Any, make_cache: Callable[[], list[Any]], vocab_size: int
     plain = mlx_lm_module("models.cache").KVCache
     ragged = all(type(cache) is plain for cache in caches)
     prompts = [
-        [token % vocab_size for token in (11, 7, 5, 3, 2)],
-        [token % vocab_size for token in (13, 17, 19)],
+        [(11 + 7 * place) % vocab_size for place in range(21)],
+        [(13 + 5 * place) % vocab_size for place in range(6)],
     ]
     expected, noise = [], 0.0
     for prompt in prompts:
@@ -51,16 +51,17 @@ def choose_rows(model: Any, make_cache: Callable[[], list[Any]], vocab_size: int
     try:
         rows = RaggedRows([_shape_of(cache) for cache in caches])
         found = _probe(rows, model, prompts)
-        error = max(_distance(a, b) for a, b in zip(found, expected, strict=True))
+        errors = [_distance(a, b) for a, b in zip(found, expected, strict=True)]
     except (TypeError, ValueError, RuntimeError, IndexError) as problem:
         logger.warning(
             "model takes no ragged rows (%s: %s): using its own caches", type(problem).__name__, problem
         )
         return own
-    if not error <= min(max(PROBE_TOLERANCE, NOISE_FACTOR * noise), MOST_TOLERANCE):
+    tolerance = min(max(PROBE_TOLERANCE, NOISE_FACTOR * noise), MOST_TOLERANCE)
+    if not all(error <= tolerance for error in errors):  # NaN is no match
         logger.warning(
             "ragged rows change this model's logits by %.3g (its own noise is %.3g): using its own caches",
-            error,
+            max(errors),
             noise,
         )
         return own

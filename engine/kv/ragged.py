@@ -10,7 +10,7 @@ everything else stays where it is.
 from collections.abc import Sequence
 from typing import Any
 
-from basemlx.engine.kv.rectangle import CAPACITY_STEP_TOKENS, LayerShape, Rectangle
+from basemlx.engine.kv.rectangle import LayerShape, Rectangle, capacity_for
 from basemlx.engine.kv.rows import RowKey, Segment
 from basemlx.engine.runtime import mx
 
@@ -45,6 +45,8 @@ class RaggedRows:
             self._place(key).free(key)
 
     def fork(self, source: RowKey, keys: Sequence[RowKey]) -> None:
+        if not keys:
+            return
         self._join([source])
         length = self._lengths[source]
         pieces = self._streams.read(source, 0, length) if length else []
@@ -106,8 +108,7 @@ class RaggedRows:
         return len(self._shapes)
 
     def bytes_for(self, rows: int, tokens: int) -> int:
-        capacity = -(-tokens // CAPACITY_STEP_TOKENS) * CAPACITY_STEP_TOKENS
-        return rows * capacity * self.bytes_per_token
+        return rows * capacity_for(tokens) * self.bytes_per_token
 
     @property
     def bytes_per_token(self) -> int:
@@ -149,9 +150,9 @@ class RaggedRows:
             self._prompts, self._streams = self._streams, self._prompts
             return
         for key in joining:
-            length = self._lengths[key]
-            pieces = self._prompts.read(key, 0, length) if length else []
+            self._streams.take(key, self._lengths[key] + 1)
+            if self._lengths[key]:
+                self._streams.copy(self._prompts, key, self._lengths[key])
             self._prompts.free(key)
-            self._streams.take(key, length)
-            if length:
-                self._streams.write(key, 0, pieces, length)
+        if joining:
+            self._prompts.shrink(self._lengths)  # now, while no forward of prompts is under way

@@ -130,6 +130,7 @@ class Rectangle:
         self.layers = [LayerCache(self._geometry) for _ in self._shapes]
         self._slots: list[RowKey | None] = []  # slot -> row
         self._slot_of: dict[RowKey, int] = {}
+        self._room: dict[RowKey, int] = {}  # tokens that a row has needed so far
         self.capacity = 0
 
     def __contains__(self, key: RowKey) -> bool:
@@ -148,10 +149,12 @@ class Rectangle:
         else:
             self._slots[slot] = key
         self._slot_of[key] = slot
+        self._room[key] = tokens
         self.reserve(tokens)
 
     def free(self, key: RowKey) -> None:
         self._slots[self._slot_of.pop(key)] = None
+        del self._room[key]
         self._trim()
         if not self._slots:  # idle: the memory goes back, the next row starts with a small rectangle
             self.capacity = 0
@@ -160,13 +163,19 @@ class Rectangle:
 
     def reserve(self, tokens: int) -> None:
         """Grows to the slots in use and to `tokens` positions, the former by doubling."""
-        held = self.layers[0].keys.shape[0] if self.layers[0].keys is not None else 0
+        held = self._held
         slots = held if held >= len(self._slots) else max(len(self._slots), 2 * held)
-        capacity = max(self.capacity, -(-tokens // CAPACITY_STEP_TOKENS) * CAPACITY_STEP_TOKENS)
+        capacity = max(self.capacity, capacity_for(tokens))
         if slots != held or capacity != self.capacity:
-            for layer, shape in zip(self.layers, self._shapes, strict=True):
-                layer.resize(slots, capacity, shape)
-            self.capacity = capacity
+            self._resize(slots, capacity)
+
+    def shrink(self, lengths: dict[RowKey, int]) -> None:
+        """Gives memory back where the rows that are left need half of it or less; may move them."""
+        slots, capacity = len(self.rows), capacity_for(max(self._room.values(), default=0))
+        if slots and 2 * slots * capacity <= self._held * self.capacity:
+            self.gather(self.rows, lengths)
+            self._trim()
+            self._resize(slots, capacity)
 
     # forwards
 
@@ -191,6 +200,8 @@ class Rectangle:
         """The next forward is of these rows, in neighbouring slots, from these lengths on, `width` tokens each."""
         first = self._slot_of[keys[0]]
         assert [self._slot_of[key] for key in keys] == list(range(first, first + len(keys)))
+        for key, length in zip(keys, lengths, strict=True):
+            self._room[key] = max(self._room[key], length + width)
         self.reserve(max(lengths) + width)
         self._geometry.set(first, lengths, width)
 
@@ -217,14 +228,37 @@ class Rectangle:
             layer.keys[slot : slot + 1, :, start : start + count] = next(pairs)[:, :, :count]
             layer.values[slot : slot + 1, :, start : start + count] = next(pairs)[:, :, :count]
 
+    def copy(self, other: "Rectangle", key: RowKey, count: int) -> None:
+        """The first `count` positions of a row that stands in both, layer by layer: one layer is held twice at most."""
+        slot, theirs = self._slot_of[key], other._slot_of[key]
+        for layer, source in zip(self.layers, other.layers, strict=True):
+            assert layer.keys is not None
+            assert layer.values is not None
+            assert source.keys is not None
+            assert source.values is not None
+            layer.keys[slot : slot + 1, :, :count] = source.keys[theirs : theirs + 1, :, :count]
+            layer.values[slot : slot + 1, :, :count] = source.values[theirs : theirs + 1, :, :count]
+            mx.eval(layer.keys, layer.values)
+
     # books
 
     def check_integrity(self) -> None:
         occupied = {key: slot for slot, key in enumerate(self._slots) if key is not None}
         assert occupied == self._slot_of, "slot table and row table disagree"
+        assert self._room.keys() == self._slot_of.keys(), "a row whose room is not known"
         assert self._slots or not self.arrays(), "an idle rectangle holds memory"
 
     # inside
+
+    @property
+    def _held(self) -> int:
+        """Slots that there is memory for."""
+        return self.layers[0].keys.shape[0] if self.layers[0].keys is not None else 0
+
+    def _resize(self, slots: int, capacity: int) -> None:
+        for layer, shape in zip(self.layers, self._shapes, strict=True):
+            layer.resize(slots, capacity, shape)
+        self.capacity = capacity
 
     def _trim(self) -> None:
         while self._slots and self._slots[-1] is None:
@@ -243,3 +277,8 @@ class Rectangle:
             self._slot_of[other] = source
             self.write(other, 0, displaced, length)
         self._trim()
+
+
+def capacity_for(tokens: int) -> int:
+    """Positions that a rectangle has for rows of so many."""
+    return -(-tokens // CAPACITY_STEP_TOKENS) * CAPACITY_STEP_TOKENS

@@ -35,8 +35,10 @@ class ModelSources:
 
     def name_of(self, name: str) -> str:
         """What a model is called in the books: short names stand for their repository, unless a model is called so."""
-        called_so = name in self._by_hand or self._discovery.find(name) is not None
-        return name if called_so else repository_of(name)
+        repository = repository_of(name)
+        if repository == name or name in self._by_hand or self._discovery.find(name) is not None:
+            return name
+        return repository
 
     def named(self, name: str, folder: Path | None) -> FoundModel:
         """The model that somebody names who may name folders. Raises ModelNotFound."""

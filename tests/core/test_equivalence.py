@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.core.pacer import PrefillPacer
 from basemlx.engine.engine import Engine
 from basemlx.engine.runtime import mlx_lm_module, mx
 from tests.core.conftest import make_prompt, make_request, take, tokens_of
@@ -72,3 +73,25 @@ def test_two_models_answer_at_the_same_time(engine: Engine) -> None:
     for thread in threads:
         thread.join(30)
     assert {kind: len(tokens) for kind, tokens in results.items()} == {"llama": 60, "mamba2": 60}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5])
+def test_a_prompt_given_up_amid_its_layers_changes_nothing_for_rows_beside_and_after_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """One layer a step, so that most steps end amid a chunk; its slot is used again at once."""
+    stays, gone, after = make_prompt(1, 20), make_prompt(2, 120), make_prompt(3, 70)
+    expected = [
+        tokens_of(take(engine.submit(make_request("qwen3", p, max_tokens=60)))) for p in (stays, after)
+    ]
+    monkeypatch.setattr(PrefillPacer, "layers", lambda self, tokens, rows: 1 if rows else self.num_layers)
+    first = engine.submit(make_request("qwen3", stays, max_tokens=60))
+    got = [next(first)]
+    given_up = engine.submit(replace(make_request("qwen3", gone), cache_salt=f"gone {steps}"))
+    beside = engine.submit(replace(make_request("qwen3", make_prompt(4, 50)), cache_salt=f"beside {steps}"))
+    got += [next(first) for _ in range(steps)]
+    given_up.abort()
+    second = engine.submit(replace(make_request("qwen3", after, max_tokens=60), cache_salt=f"after {steps}"))
+    assert tokens_of(take(second)) == expected[1]
+    assert tokens_of(got + take(first)) == expected[0]
+    take(beside)

@@ -46,7 +46,8 @@ class Driver:
     def prefill(self, key: int, prompt: list[int], start: int, chunk: int = 16) -> None:
         for at in range(start, len(prompt) - 1, chunk):
             part = prompt[at : min(at + chunk, len(prompt) - 1)]
-            mx.eval(self.rows.prefill(self.model, [key], mx.array([part]), [len(part)]))
+            self.rows.prefill(self.model, [key], mx.array([part]), [len(part)])
+            mx.eval(self.rows.layers([key]))
         self.tokens[key] = list(prompt)
 
     def step(self) -> None:
@@ -151,7 +152,8 @@ def test_several_prompts_share_one_padded_prefill(zoo: Callable[..., Path]) -> N
     assert keys == [0, 1, 2]
     counts = [len(prompt) - 1 for prompt in prompts]
     padded = [prompt[:-1] + [0] * (max(counts) - len(prompt) + 1) for prompt in prompts]
-    mx.eval(driver.rows.prefill(model, keys, mx.array(padded), counts))
+    driver.rows.prefill(model, keys, mx.array(padded), counts)
+    mx.eval(driver.rows.layers(keys))
     driver.tokens = {key: list(prompt) for key, prompt in enumerate(prompts)}
     for _ in range(8):
         driver.step()
@@ -196,3 +198,57 @@ def test_a_decode_step_waits_for_no_prompt_and_a_layer_for_none_behind_it(zoo: C
     for computed, layer in enumerate(driver.rows.layers([2])):
         mx.eval(layer)
         assert computed + 0.5 < (mx.get_active_memory() - start) / layer_bytes < computed + 1.5
+
+
+class Forgetful:
+    """A model that gives every row of a ragged forward the first one's position, or no answer for the last."""
+
+    def __init__(self, model: Any, fault: str) -> None:
+        self.model, self.fault, self.layers = model, fault, model.layers
+
+    def __call__(self, tokens: mx.array, cache: Any) -> mx.array:
+        geometry = getattr(cache[0], "geometry", None)
+        if geometry is None or geometry.uniform:
+            return self.model(tokens, cache=cache)
+        if self.fault == "position":
+            geometry.offset = geometry.lengths[0]
+        logits = self.model(tokens, cache=cache)
+        if self.fault == "nan":
+            logits[-1] = float("nan")
+        return logits
+
+
+@pytest.mark.parametrize("fault", ["position", "nan"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_cannot_tell_rows_apart_gets_its_own_caches(
+    zoo: Callable[..., Path], fault: str, dtype: str
+) -> None:
+    model = load(zoo("qwen3", dtype=dtype))
+    assert isinstance(rows_of(model), RaggedRows)
+    assert isinstance(rows_of(Forgetful(model, fault)), CheckpointedRows)
+
+
+def test_prompts_that_are_ready_together_change_over_without_a_copy(zoo: Callable[..., Path]) -> None:
+    model = load(zoo("qwen3"))
+    driver = Driver(model, rows_of(model))
+    for key, prompt in enumerate(PROMPTS):
+        driver.join(key, prompt)
+    held, start = driver.rows.nbytes, mx.get_active_memory()
+    mx.reset_peak_memory()
+    assert sorted(driver.rows.decode_order(list(driver.tokens))) == [0, 1, 2, 3]
+    assert driver.rows.nbytes == held
+    assert mx.get_peak_memory() - start < held / 4
+
+
+def test_two_rectangles_hold_little_more_than_the_rows_in_them(zoo: Callable[..., Path]) -> None:
+    model = load(zoo("qwen3"))
+    rows = rows_of(model)
+    driver = Driver(model, rows)
+    for key in range(8):
+        driver.join(key, [3 + key] * 600)
+    waiting = driver.tokens.pop(7)
+    driver.step()  # seven go over, one prompt stays behind
+    assert rows.nbytes <= 1.2 * rows.bytes_for(8, 601)
+    driver.tokens[7] = waiting
+    driver.step()
+    assert rows.nbytes <= 1.2 * rows.bytes_for(8, 601)
