@@ -52,8 +52,15 @@ _CHARACTERS_PER_TOKEN = (
 
 ENCODER_DEFAULT = Recipe(pooling=("mean",), normalize=True)
 """For a bare encoder: sentence-transformers pools those by their mean too."""
-DECODER_DEFAULT = Recipe(pooling=("lasttoken",), normalize=True)
-"""For a conversion of a decoder that lost its files: all published ones pool so."""
+DECODER_DEFAULT = Recipe(
+    pooling=("lasttoken",),
+    normalize=True,
+    prompts={
+        "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+        "document": "",
+    },
+)
+"""For a conversion of Qwen3-Embedding that lost its files: how it pools, and the prompts of its model card."""
 
 
 @dataclass(frozen=True, slots=True)

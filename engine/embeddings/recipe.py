@@ -52,14 +52,16 @@ class Recipe:
 
 
 def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:
-    """The recipe in `folder`; `otherwise` stands for the pooling where nothing is said of it (None: that is an error).
+    """The recipe in `folder`; `otherwise` stands for the pooling, and for the prompts, where nothing is said of them
+    (None: no pooling is an error).
 
     Raises ModelCorrupt for files that are broken or missing, ModelLoadFailed for steps that are not known here.
     """
     pooling, normalize = _read_modules(folder, otherwise)
     lengths = _optional(folder / "sentence_bert_config.json")
     settings = _optional(folder / "config_sentence_transformers.json")
-    prompts = _read_prompts(settings)
+    is_bare = not settings and not (folder / RECIPE_FILE).is_file()
+    prompts = otherwise.prompts if otherwise is not None and is_bare else _read_prompts(settings)
     default_prompt = settings.get("default_prompt_name")
     if default_prompt is not None and default_prompt not in prompts:
         raise ModelCorrupt("config_sentence_transformers.json names a default prompt that it does not have.")

@@ -81,6 +81,13 @@ def test_a_conversion_without_the_files_is_known_by_its_name(tmp_path: Path) -> 
     assert (loaded.recipe.pooling, loaded.recipe.normalize) == (("lasttoken",), True)
     assert loaded.matryoshka
     np.testing.assert_allclose(np.linalg.norm(loaded.vectors(ROWS), axis=1), 1, atol=1e-5)
+    plain, query, document = (
+        loaded.prepare(["fox"], request_id="r", prompt_name=name).token_ids[0]
+        for name in (None, "query", "document")
+    )
+    assert plain == document
+    assert query[-len(plain) :] == plain
+    assert loaded.tokenizer.decode(query).startswith("Instruct: Given a web search query")
 
 
 def test_decoders_that_see_both_ways_or_pool_otherwise_are_refused(tmp_path: Path) -> None:
