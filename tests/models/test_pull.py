@@ -138,7 +138,8 @@ def test_a_server_that_keeps_breaking_off_is_given_up_and_the_rest_comes_later(h
     with pytest.raises(PullFailed, match="run the same command again"):
         fetch(hub, cache)
     assert found(cache) is None, "half a model is no model"
-    assert [path.stat().st_size for path in partials(cache)] == [50_000]
+    # A file beside it may have been stopped on its way, too.
+    assert 50_000 in [path.stat().st_size for path in partials(cache)]
     hub.truncate.clear()
     hub.seen.clear()
     fetch(hub, cache)
