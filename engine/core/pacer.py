@@ -71,9 +71,8 @@ class PrefillPacer:
     def __init__(self, max_chunk_tokens: int, num_layers: int) -> None:
         self._max = max_chunk_tokens
         self.num_layers = num_layers
-        self._whole_layers = max(
-            1, num_layers - 1
-        )  # nobody needs more of the last one than its keys and values
+        # Nobody needs more of the last one than its keys and values.
+        self._whole_layers = max(1, num_layers - 1)
         self._mixed_steps = 0  # since the last without a prompt
         self._decode: LinearCost | None = None  # of decoding rows
         self._prefill: LinearCost | None = None  # of prompt tokens

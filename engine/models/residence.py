@@ -205,11 +205,8 @@ class Residence:
             kv_budget_bytes=0,
             prefix_cache_bytes=0,
             clock=self._clock,
-            on_finished=self._finished,
+            on_finished=self._on_finished,
         )
-
-    def _finished(self, finished: FinishedRequest) -> None:
-        self._on_finished(finished)
 
     def look_at_memory(self) -> None:
         """Between turns: gives back what can be computed again where the machine runs short."""

@@ -82,16 +82,20 @@ def serve(
         _close(engine, server)
 
 
+def _for_model(models: Sequence[str], option: str, text: str, what: str) -> tuple[str, str]:
+    """The model and the value of `MODEL=value`; where one model is served, it need not be named. Raises
+    SettingsError."""
+    model, _, value = text.rpartition("=")
+    if not model and len(models) != 1:
+        raise SettingsError(f"{option} {text}: which model is it for? Give MODEL={what}.", option=option)
+    return model or models[0], value
+
+
 def _adapters(models: Sequence[str], adapters: Sequence[str]) -> dict[str, Path]:
     """Model, as it was named, to the folder of its adapter. Raises SettingsError."""
     found: dict[str, Path] = {}
     for text in adapters:
-        model, _, folder = text.rpartition("=")
-        if not model and len(models) != 1:
-            raise SettingsError(
-                f"--adapter {text}: which model is it for? Give MODEL=FOLDER.", option="--adapter"
-            )
-        model = model or models[0]
+        model, folder = _for_model(models, "--adapter", text, "FOLDER")
         if model not in models:
             raise SettingsError(f"--adapter {text}: {model} is not among the models.", option="--adapter")
         found[model] = Path(folder).expanduser()
@@ -105,13 +109,9 @@ def _tool_formats(models: Sequence[str], given: Sequence[str]) -> dict[str, str]
 
     found: dict[str, str] = {}
     for text in given:
-        model, _, name = text.rpartition("=")
-        if not model and len(models) != 1:
-            raise SettingsError(
-                f"--tool-format {text}: which model is it for? Give MODEL=NAME.", option="--tool-format"
-            )
+        model, name = _for_model(models, "--tool-format", text, "NAME")
         try:
-            found[model or models[0]] = format_named(name).name
+            found[model] = format_named(name).name
         except InvalidRequest as error:
             raise SettingsError(f"--tool-format {text}: {error.message}", option="--tool-format") from None
     return found
