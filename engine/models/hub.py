@@ -136,7 +136,7 @@ def check_removable(name: str, *, cache: Path | None = None) -> Path:
     repository = repository_of(name)
     cache = hub_cache_folder() if cache is None else cache
     folder = cache / (CACHE_PREFIX + repository.replace("/", "--"))
-    if not is_hub_name(repository) or not (folder / NOTE_NAME).is_file():
+    if not is_hub_name(repository) or not _Store(folder).has_brought:
         raise ModelNotFound(
             f"{name!r} was not brought by basemlx pull, so it is not removed. Use the program that brought it.",
             param="model",
@@ -336,6 +336,12 @@ class _Store:
     def has(self, file: RemoteFile) -> bool:
         return _size(self.blob(file)) == file.size_bytes and self.blob(file).is_file()
 
+    @property
+    def has_brought(self) -> bool:
+        """Whether anything here is to be removed. A pull that found all of it there brought nothing."""
+        entries = self._note().get("commits", {}).values()
+        return any(entry.get("files") or entry.get("blobs") for entry in entries)
+
     def expect(self, commit: str, missing: list[RemoteFile]) -> None:
         """Notes what is about to be brought: a pull that never ends leaves nothing that cannot be removed."""
         if missing:
@@ -354,6 +360,10 @@ class _Store:
         entry["files"] = sorted({*entry["files"], *new_links})
         entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in brought)})
         note["current"] = commit
+        if not _COMMIT.fullmatch(revision):
+            before, refs = _commit_in(self._reference(revision)), note.setdefault("refs", {})
+            if before not in (None, commit) and (before not in note["commits"] or revision not in refs):
+                refs[revision] = before  # another program's, perhaps: removing gives it back
         self._write_note(note)
         if snapshot.is_dir():
             for file in sorted(files, key=lambda file: file.name == "config.json"):
@@ -366,9 +376,12 @@ class _Store:
                 self._link(staging, file)
             staging.rename(snapshot)
         if not _COMMIT.fullmatch(revision):
-            reference = self._folder / "refs" / revision
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(reference, commit)
+            _write_atomically(self._reference(revision), commit)
+
+    def _reference(self, revision: str) -> Path:
+        path = self._folder / "refs" / revision
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def _link(self, snapshot: Path, file: RemoteFile) -> None:
         link = snapshot / file.name
@@ -403,9 +416,15 @@ class _Store:
             if path.name not in still_used and path.is_file():
                 freed += _size(path)
                 path.unlink()
-        for reference in [path for path in (self._folder / "refs").rglob("*") if path.is_file()]:
-            commit = reference.read_text(encoding="ascii", errors="replace").strip()
-            if commit in commits and not (snapshots / commit).exists():
+        refs = self._folder / "refs"
+        before: dict[str, Any] = note.get("refs", {})
+        for reference in [path for path in refs.rglob("*") if path.is_file()]:
+            if _commit_in(reference) not in commits:
+                continue
+            earlier = str(before.get(reference.relative_to(refs).as_posix()))
+            if _COMMIT.fullmatch(earlier) and (snapshots / earlier).is_dir():
+                _write_atomically(reference, earlier)  # another program's, which pull moved on
+            elif not (snapshots / str(_commit_in(reference))).exists():
                 reference.unlink()
         (self._folder / NOTE_NAME).unlink(missing_ok=True)
         return freed
@@ -415,7 +434,9 @@ class _Store:
         if not path.is_file():
             return {}
         note = read_json_object(path)
-        return note if isinstance(note.get("commits"), dict) else {}
+        commits = note.get("commits")
+        is_ours = isinstance(commits, dict) and all(isinstance(entry, dict) for entry in commits.values())
+        return note if is_ours and isinstance(note.get("refs", {}), dict) else {}
 
     def _write_note(self, note: dict[str, Any]) -> None:
         _write_atomically(self._folder / NOTE_NAME, json.dumps(note, indent=1))
@@ -442,6 +463,15 @@ def _disk_errors(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, str(error.filename or cache)) from None
+
+
+def _commit_in(reference: Path) -> str | None:
+    """What a branch or tag points at, None where that is no commit."""
+    try:
+        commit = reference.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -69,6 +69,9 @@ def rm(name: str, host: str, port: int, *, yes: bool) -> int:
             return EXIT_FAILURE
     freed = remove(repository)
     print(f"{repository} is removed, {size_text(freed)} freed")
+    left = Discovery().find(repository)
+    if left is not None:
+        print(f"What another program has of it stays ({left.source})", file=sys.stderr)
     return EXIT_OK
 
 

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help worth reading, exit codes, messages that say what to do."""
 
+import errno
 import os
 import signal
 import socket
@@ -8,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from basemlx import __version__
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.models.discovery import Discovery
 from basemlx.server import cli
 from basemlx.server.settings import ServerSettings
 from tests.serving import API_KEY, BASEMLX, ServerProcess, ask
@@ -111,6 +114,33 @@ def test_wrong_usage_ends_with_2_and_a_line_that_says_what_to_do(
     assert (status, out) == (2, "")
     assert named in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/models/org"), "/models/org: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_what_the_system_refuses_ends_with_1_and_one_line(
+    error: OSError, words: str, command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Discovery) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Discovery, "scan", refused)
+    assert command("list") == (1, "", f"basemlx: {words}\n")
+    assert command("pull", "tiny") == (1, "", f"basemlx: {words}\n")
+
+
+def test_a_full_disk_behind_standard_output_is_said(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*BASEMLX, "list"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "basemlx: No space left on device\n")
 
 
 def test_as_a_program_it_answers_help_quickly_and_opens_no_port_that_it_may_not(tmp_path: Path) -> None:
