@@ -12,6 +12,7 @@ ended too, and touches nothing else.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
@@ -44,6 +45,8 @@ from basemlx.engine.models.transfer import (
     Transfer,
     disk_error,
 )
+
+logger = logging.getLogger("basemlx.engine")
 
 Progress = Callable[[int, int], None]
 
@@ -281,12 +284,18 @@ def _fetch_all(
 ) -> None:
     lock, failed = threading.Lock(), threading.Event()
     done = total - sum(file.size_bytes for file in missing)
+    is_watched = True
 
     def advance(count: int) -> None:
-        nonlocal done
+        nonlocal done, is_watched
         with lock:
             done += count
-            progress(done, total)
+            try:
+                if is_watched:
+                    progress(done, total)
+            except Exception:  # the watcher's fault: the bytes are here all the same
+                logger.exception("a progress callback failed; it is not called again")
+                is_watched = False
 
     timeout = httpx.Timeout(stall_timeout_s)
     with httpx.Client(timeout=timeout, follow_redirects=False) as client:

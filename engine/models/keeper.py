@@ -316,7 +316,17 @@ class ModelKeeper:
             waiting = self._waiting.get(name)
             watchers = list(waiting.progress) if waiting is not None else []
         for watcher in watchers:
-            watcher(stage, fraction)
+            try:
+                watcher(stage, fraction)
+            except Exception:  # one caller's fault: the load goes on, for that caller too
+                logger.exception("a progress callback failed; it is not called again")
+                self._forget_watcher(name, watcher)
+
+    def _forget_watcher(self, name: str, watcher: Progress) -> None:
+        with self._changed:
+            waiting = self._waiting.get(name)
+            if waiting is not None and watcher in waiting.progress:
+                waiting.progress.remove(watcher)
 
 
 def lease_of(future: "Future[ModelLease]") -> ModelLease:

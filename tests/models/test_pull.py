@@ -90,6 +90,18 @@ def test_a_pulled_model_is_whole_found_and_brings_only_what_is_safe(hub: Hub, ca
     assert not partials(cache)
 
 
+def test_a_progress_callback_that_fails_does_not_fail_the_pull(hub: Hub, cache: Path) -> None:
+    calls: list[int] = []
+
+    def failing(done: int, total: int) -> None:
+        calls.append(done)
+        raise RuntimeError("the terminal has gone")
+
+    fetch(hub, cache, progress=failing)
+    assert found(cache) is not None
+    assert len(calls) == 1
+
+
 def test_huggingface_hub_itself_takes_the_result_for_its_own(hub: Hub, cache: Path) -> None:
     from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 

@@ -65,6 +65,32 @@ def answer(engine: Engine, model: str, **sampling: Any) -> list[int]:
     return tokens_of(take(engine.submit(make_request(model, make_prompt(1, 20), **sampling))))
 
 
+def test_a_progress_callback_that_fails_fails_nobodys_load(
+    engine: Engine, loads: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+    calls: list[str] = []
+
+    def failing(stage: str, fraction: float) -> None:
+        calls.append(stage)
+        raise RuntimeError("the terminal has gone")
+
+    with ThreadPoolExecutor(3) as callers:
+        asked = [
+            callers.submit(engine.load, "org/a", progress=progress)
+            for progress in (failing, None, lambda stage, fraction: told.append(stage))
+        ]
+        assert [future.result(60).name for future in asked] == ["org/a"] * 3
+    assert loads == ["org/a"]
+    assert len(calls) <= 1, "it is not called again"
+    with caplog.at_level("ERROR"):
+        assert engine.load("org/b", progress=failing).loaded
+    assert "a progress callback failed" in caplog.text
+    engine.unload("org/a")
+    engine.load("org/a", progress=lambda stage, fraction: told.append(stage))
+    assert "weights" in told
+
+
 def test_a_request_loads_the_model_it_names(engine: Engine, loads: list[str]) -> None:
     assert len(answer(engine, "org/a")) == 16
     assert len(answer(engine, "org/a")) == 16
