@@ -3,6 +3,7 @@
     BASEMLX_OPENBLAS   path of an OpenBLAS to use on a Linux CPU device, or `off` for MLX's own BLAS
     BASEMLX_MODELS     folders with models of one's own, separated as in PATH
     BASEMLX_API_BASE   URL of a server (http://127.0.0.1:11435/v1) that the provider uses instead of its own engine
+    BASEMLX_API_KEY    the key of that server and of this machine's own: presented by clients, wanted by `basemlx serve`
 
 Variables of others (HF_HOME, HF_HUB_OFFLINE, OPENBLAS_NUM_THREADS) are read by the libraries they belong to.
 Knows nothing of what the values are used for.
@@ -10,11 +11,14 @@ Knows nothing of what the values are used for.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PREFIX = "BASEMLX_"
-KNOWN_NAMES = frozenset({"BASEMLX_API_BASE", "BASEMLX_MODELS", "BASEMLX_OPENBLAS"})
+API_KEY_VARIABLE = "BASEMLX_API_KEY"
+"""Its value is shown nowhere."""
+
+KNOWN_NAMES = frozenset({"BASEMLX_API_BASE", API_KEY_VARIABLE, "BASEMLX_MODELS", "BASEMLX_OPENBLAS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class Environment:
     openblas: str | None = None
     model_folders: tuple[Path, ...] = ()
     api_base: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     unknown_names: tuple[str, ...] = ()
 
     @classmethod
@@ -38,6 +43,7 @@ class Environment:
                 if part.strip()
             ),
             api_base=values.get("BASEMLX_API_BASE") or None,
+            api_key=values.get(API_KEY_VARIABLE) or None,
             unknown_names=tuple(
                 sorted(name for name in values if name.startswith(PREFIX) and name not in KNOWN_NAMES)
             ),

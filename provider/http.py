@@ -6,23 +6,21 @@ up closes its connection, by which the server knows.
 """
 
 import asyncio
-import ipaddress
 import json
-import os
 import re
-import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from copy import copy
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import httpx
 
 from basemlx.engine.core.channel import Channel, ChannelStream
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, InvalidRequest, RequestAborted
+from basemlx.provider.address import checked_base, without_credentials
 from basemlx.provider.backend import Body, Chunk, Response
 from basemlx.provider.body import encode_body, streamed
+from basemlx.provider.connections import Connections
 from basemlx.provider.deadline import timeout_of
 from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
 from basemlx.provider.io_thread import io_thread
@@ -36,14 +34,13 @@ DEFAULT_DEADLINE_S = 600.0
 GRACE_S = 5.0
 """After a deadline, what the server's own word on it gets to arrive: it knows more."""
 
-MAX_IDLE_CONNECTIONS = 32
-
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
 
 class HttpBackend:
     """`api_base` is the address with its /v1. `deadline_s` is for requests that bring no `timeout` of their own.
-    `headers` go with every request. Make one for each server and keep it: connections are kept with it."""
+    `headers` go with every request and win over the key. Make one for each server and keep it: connections are kept
+    with it."""
 
     def __init__(
         self,
@@ -53,16 +50,22 @@ class HttpBackend:
         headers: Mapping[str, str] | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> None:
-        self.api_base = _checked_base(api_base)
+        self.api_base = checked_base(api_base)
         self._deadline_s = deadline_s
-        self._shown_base = _without_credentials(self.api_base)
-        self._headers = {"content-type": "application/json", **_checked_headers(headers or {})}
+        self._shown_base = without_credentials(self.api_base)
+        self._headers = httpx.Headers({"content-type": "application/json"})
         if api_key:
             self._headers["authorization"] = f"Bearer {_checked_key(api_key)}"
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._client: httpx.AsyncClient | None = None
-        self._closed = False
+        self._headers.update(_checked_headers(headers or {}))
+        self._connections = Connections(self.api_base)
+
+    def with_headers(self, headers: Mapping[str, str]) -> Self:
+        """This backend with further headers, which win over those that it has. Both have the same connections: closing
+        one closes the other."""
+        other = copy(self)
+        other._headers = self._headers.copy()
+        other._headers.update(_checked_headers(headers))
+        return other
 
     # whole answers
 
@@ -159,7 +162,7 @@ class HttpBackend:
         self, path: str, content: bytes | None, deadline_s: float, *, silence_timeout_s: float | None
     ) -> AsyncIterator[httpx.Response]:
         """An answer with status 200. Everything that httpx raises becomes an error of the tree."""
-        client = self._connected()
+        client = self._connections.client()
         timeout = httpx.Timeout(silence_timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
         method = "GET" if content is None else "POST"
         try:
@@ -193,19 +196,6 @@ class HttpBackend:
                 f"The connection to {self._shown_base} failed: {str(error) or type(error).__name__}."
             ) from None
 
-    def _connected(self) -> httpx.AsyncClient:
-        with self._lock:
-            if self._closed:
-                raise ServerUnreachable("The backend was closed.")
-            if self._client is None:
-                self._client = httpx.AsyncClient(
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
-                    trust_env=not _is_loopback(self.api_base),  # no proxy knows this machine's loopback
-                    follow_redirects=False,
-                )
-                self._finalizer = weakref.finalize(self, _close_client, self._client, self._pid)
-            return self._client
-
     def _url(self, path: str) -> str:
         if path.startswith("/.."):
             return self.api_base.removesuffix("/v1") + path.removeprefix("/..")
@@ -214,12 +204,13 @@ class HttpBackend:
     def _deadline_of(self, body: Body) -> float:
         return timeout_of(body) or self._deadline_s
 
+    @property
+    def closed(self) -> bool:
+        """Whether somebody has closed it, or a backend that it shares connections with."""
+        return self._connections.closed
+
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            client, self._client = self._client, None
-        if client is not None and self._finalizer.detach() is not None:
-            _close_client(client, self._pid)
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -299,50 +290,12 @@ def _prompt_only(body: Body) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
 
 
-def _close_client(client: httpx.AsyncClient, pid: int) -> None:
-    if os.getpid() != pid:  # a forked child: the sockets are its parent's
-        return
-    closing: Coroutine[Any, Any, None] = client.aclose()
-    try:
-        done = io_thread().submit(closing)
-        if not io_thread().is_current:  # it would wait for itself
-            done.result(GRACE_S)
-    except (RuntimeError, TimeoutError):  # the I/O thread has ended, and its sockets with it
-        closing.close()
-
-
-def _checked_base(api_base: str) -> str:
-    base = api_base.strip().rstrip("/")
-    if not _is_base(base):
-        shown = base.rpartition("@")[2][:200]  # without credentials
-        raise InvalidRequest(
-            f"api_base must be a URL such as http://127.0.0.1:11435/v1, not {shown!r}.", param="api_base"
-        )
-    return base
-
-
-def _is_base(base: str) -> bool:
-    try:
-        parts = urlsplit(base)
-        has_place = bool(parts.hostname) and parts.port != 0  # the port is checked by being asked for
-    except ValueError:
-        return False
-    is_plain = base.isascii() and base.isprintable() and " " not in base
-    return (
-        is_plain and has_place and parts.scheme in ("http", "https") and not (parts.query or parts.fragment)
-    )
-
-
-def _without_credentials(api_base: str) -> str:
-    parts = urlsplit(api_base)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _checked_key(api_key: str) -> str:
     """Never quoted: what is wrong with it may be a single character at its end."""
     if not _is_sendable(api_key):
         raise InvalidRequest(
-            "api_key has characters that an HTTP header cannot carry. Is there a line break at its end?",
+            "api_key (or BASEMLX_API_KEY) has characters that an HTTP header cannot carry. Is there a line break at "
+            "its end?",
             param="api_key",
         )
     return api_key
@@ -361,13 +314,3 @@ def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _is_sendable(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and value.isprintable()
-
-
-def _is_loopback(api_base: str) -> bool:
-    host = urlsplit(api_base).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

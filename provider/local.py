@@ -234,12 +234,14 @@ class LocalBackend:
         return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
 
     def close(self) -> None:
-        """Ends the engine if it is this backend's own. The next request makes another."""
+        """Ends its threads, and the engine if it is this backend's own. The next request makes others."""
         if self._pid != os.getpid():
             return
         with self._lock:
             engine, self._engine, self._service = self._engine, None, None
+            work, self._work = self._work, Work()
             self._folders.clear()
+        work.close()
         if engine is not None and engine is not self._given:
             engine.close()
 
@@ -248,7 +250,6 @@ class LocalBackend:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-        self._work.close()
 
 
 @asynccontextmanager

@@ -1,23 +1,19 @@
-"""The server's settings: frozen, built at the edge, checked once. The one place here that reads the environment.
+"""The server's settings: frozen, built at the edge, checked once.
 
-    BASEMLX_API_KEY   a key that clients must present, beside those of --api-key-file (never on the command line,
-                      where every user of the machine can read it)
-
-It knows limits and names, not how they are enforced.
+Keys come from --api-key-file and from BASEMLX_API_KEY, never from the command line, where every user of the machine can
+read them. It knows limits and names, not how they are enforced.
 """
 
 import ipaddress
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from basemlx.engine.environment import Environment
+from basemlx.engine.environment import API_KEY_VARIABLE, Environment
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 11435
-API_KEY_VARIABLE = "BASEMLX_API_KEY"
 MIN_KEY_CHARACTERS = 8
 
 MIB = 1024 * 1024
@@ -106,7 +102,6 @@ class ServerSettings:
 
 def read_api_keys(file: Path | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Keys of `file` (one a line, `#` starts a comment) and of the environment. Raises SettingsError."""
-    values = os.environ if environ is None else environ
     keys: list[str] = []
     if file is not None:
         try:
@@ -119,14 +114,15 @@ def read_api_keys(file: Path | None, environ: Mapping[str, str] | None = None) -
         keys += [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not keys:
             raise SettingsError(f"--api-key-file: {file} holds no key.", option="--api-key-file")
-    if values.get(API_KEY_VARIABLE):
-        keys.append(values[API_KEY_VARIABLE])
+    own = Environment.read(environ).api_key
+    if own is not None:
+        keys.append(own)
     return tuple(dict.fromkeys(keys))
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
     """Raises SettingsError for a BASEMLX_ variable that nothing reads: a misspelt one must not be ignored."""
-    unknown = [name for name in Environment.read(environ).unknown_names if name != API_KEY_VARIABLE]
+    unknown = Environment.read(environ).unknown_names
     if unknown:
         raise SettingsError(
             f"Unknown environment variable {', '.join(unknown)}. Unset it or correct its name."

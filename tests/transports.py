@@ -53,9 +53,10 @@ def vectors(noise: Noise, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 class answering:
-    """A server that says the same to everybody, and closes."""
+    """A server that says the same to whoever comes first, and closes. `heard` is the head of what was asked."""
 
     def __init__(self, answer: bytes) -> None:
+        self.heard = b""
         self._answer = answer
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run)
@@ -66,7 +67,7 @@ class answering:
         except OSError:
             return
         with connection:
-            connection.recv(1 << 16)
+            self.heard = connection.recv(1 << 16).partition(b"\r\n\r\n")[0]
             connection.sendall(self._answer)
             connection.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field
 
+from basemlx.engine.environment import API_KEY_VARIABLE
 from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_message, to_openai
 from basemlx.integrations.langchain.place import EnginePlace
 
@@ -57,7 +58,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        return {"api_key": "BASEMLX_API_KEY"}
+        return {"api_key": API_KEY_VARIABLE}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

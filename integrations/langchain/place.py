@@ -11,7 +11,8 @@ from basemlx.provider.connect import connect
 
 class EnginePlace(BaseModel):
     """`base_url` (or BASEMLX_API_BASE) is a server's address; without one the engine runs here. `backend` is one to use
-    instead, for an engine with settings of one's own. `timeout` is in seconds, for one request."""
+    instead, for an engine with settings of one's own. `api_key` is for the server; without one, BASEMLX_API_KEY goes to
+    that of BASEMLX_API_BASE and to this machine's own. `timeout` is in seconds, for one request."""
 
     base_url: str | None = Field(default_factory=lambda: Environment.read().api_base)
     api_key: SecretStr | None = None

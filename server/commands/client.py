@@ -2,15 +2,14 @@
 
 import http.client
 import json
-import os
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import quote
 
+from basemlx.engine.environment import API_KEY_VARIABLE, Environment
 from basemlx.engine.errors import BaseMLXError
 from basemlx.server.commands.terminal import printable
-from basemlx.server.settings import API_KEY_VARIABLE
 
 MAX_ANSWER_BYTES = 4 << 20
 LOAD_TIMEOUT_S = 660.0
@@ -53,8 +52,9 @@ class ServerClient:
     def _ask(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode("ascii")
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
-        if os.environ.get(API_KEY_VARIABLE):
-            request.add_header("x-api-key", os.environ[API_KEY_VARIABLE])
+        api_key = Environment.read().api_key
+        if api_key is not None:
+            request.add_header("x-api-key", api_key)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=timeout_s) as answer:

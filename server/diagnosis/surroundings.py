@@ -14,14 +14,14 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from basemlx.engine.environment import KNOWN_NAMES, Environment
+from basemlx.engine.environment import API_KEY_VARIABLE, KNOWN_NAMES, Environment
 from basemlx.engine.models.names import hub_cache_folder, installed
 from basemlx.server.commands.terminal import printable
 from basemlx.server.diagnosis.report import Check, shareable
-from basemlx.server.settings import API_KEY_VARIABLE, ServerSettings, SettingsError, read_api_keys
+from basemlx.server.settings import ServerSettings, SettingsError, read_api_keys
 
 SHOWN_VARIABLES = (
-    *sorted(KNOWN_NAMES),
+    *sorted(KNOWN_NAMES - {API_KEY_VARIABLE}),
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
@@ -40,7 +40,7 @@ def environment(environ: Mapping[str, str] | None = None) -> Check:
     values = os.environ if environ is None else environ
     shown = {name: shareable(values[name]) for name in SHOWN_VARIABLES if values.get(name)}
     shown |= {name: "(set, not shown)" for name in NAMED_VARIABLES if values.get(name)}
-    unknown = [name for name in Environment.read(values).unknown_names if name != API_KEY_VARIABLE]
+    unknown = list(Environment.read(values).unknown_names)
     facts = {"known": shown, "unknown": unknown}
     details = tuple(f"{name}={value}" for name, value in shown.items())
     if unknown:
@@ -57,7 +57,7 @@ def environment(environ: Mapping[str, str] | None = None) -> Check:
 
 
 def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name, [*KNOWN_NAMES, API_KEY_VARIABLE], n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, sorted(KNOWN_NAMES), n=1, cutoff=0.75)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -1,6 +1,7 @@
 """What LangChain's own suites do not look at: reasoning, log-probabilities, tokens, errors, streams that are left."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ pytest.importorskip("langchain_core", reason="the extra langchain is not install
 
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from pydantic import SecretStr
 
-from basemlx.engine.errors import DeadlineExceeded, InvalidRequest, ModelNotFound
+from basemlx.engine.errors import AuthenticationFailed, DeadlineExceeded, InvalidRequest, ModelNotFound
 from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX
 from basemlx.integrations.langchain.messages import to_chunk, to_message, to_openai
 from basemlx.provider.local import LocalBackend
-from tests.serving import NOISE, Noise
+from basemlx.server.settings import ServerSettings
+from tests.serving import API_KEY, NOISE, LiveServer, Noise
 
 
 @pytest.fixture(params=["local", "http"])
@@ -128,6 +131,28 @@ def test_a_model_can_be_dumped_and_loaded(local: LocalBackend) -> None:
     loaded = load(dumpd(model), valid_namespaces=["basemlx"], allowed_objects=[ChatBaseMLX])
     assert isinstance(loaded, ChatBaseMLX)
     assert (loaded.model, loaded.temperature, loaded.backend) == ("tiny", 0.5, None)
+
+
+def test_the_environments_key_goes_where_the_provider_sends_it(
+    monkeypatch: pytest.MonkeyPatch, noise: Noise
+) -> None:
+    """To the server of BASEMLX_API_BASE, not to one that is named; what was dumped brings no key of its own."""
+    monkeypatch.setenv("BASEMLX_API_KEY", API_KEY)
+    with LiveServer(noise, ServerSettings(api_keys=(API_KEY,), allowed_hosts=("0.0.0.0:*",))) as server:
+        elsewhere = f"http://0.0.0.0:{server.port}/v1"
+        settings: dict[str, Any] = {"model": NOISE, "max_tokens": 2}
+        named = ChatBaseMLX(base_url=elsewhere, **settings)
+        with pytest.raises(AuthenticationFailed):
+            named.invoke("Hi")
+        local = ChatBaseMLX(base_url=f"http://127.0.0.1:{server.port}/v1", **settings)
+        monkeypatch.setenv("BASEMLX_API_BASE", elsewhere.replace("0.0.0.0", "127.0.0.1"))
+        for model in (local, ChatBaseMLX(**settings)):
+            assert model.invoke("Hi").usage_metadata
+            told = repr(model) + json.dumps(dumpd(model))
+            assert API_KEY not in told
+            with_key = model.model_copy(update={"api_key": SecretStr("sk-wrong-key")})
+            with pytest.raises(AuthenticationFailed):
+                with_key.invoke("Hi")
 
 
 async def test_reasoning_comes_whole_and_streamed(chat: ChatBaseMLX) -> None:

@@ -16,10 +16,8 @@ import pytest
 
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, QueueFull, RequestAborted
 from basemlx.provider.backend import Backend
-from basemlx.provider.connect import connect
 from basemlx.provider.errors import ServerError, ServerUnreachable
 from basemlx.provider.http import HttpBackend
-from basemlx.provider.local import LocalBackend
 from basemlx.provider.sse import EventParser
 from tests.serving import Noise, chat_body
 from tests.transports import answering
@@ -265,13 +263,7 @@ def test_events_come_whole_however_the_bytes_are_cut(end: bytes) -> None:
         assert found == [b"one", b"two\nthree"], size
 
 
-# which backend, and whose
-
-
-def test_the_backend_of_an_address_is_shared_and_that_of_none_is_here(api_base: str) -> None:
-    assert connect(api_base) is connect(api_base)
-    assert connect(api_base) is not connect(api_base, api_key="sk-0123456789")
-    assert isinstance(connect(), LocalBackend)
+# processes that fork
 
 
 FORK = """
