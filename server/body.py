@@ -74,7 +74,8 @@ class UnreadBody:
 
 
 class BodyLimits:
-    """Refuses what is not plain JSON, too large or too slow, and more bodies at once than memory should hold."""
+    """Refuses what is not plain JSON (an empty body is of no kind), too large or too slow, and more bodies at once than
+    memory should hold."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self._app = app
@@ -85,7 +86,8 @@ class BodyLimits:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        _check_kind(scope["headers"])
+        if _has_body(scope["headers"]):
+            _check_kind(scope["headers"])
         self._check_announced(scope["headers"])
         size_bytes, is_read = 0, False
         deadline_s = asyncio.get_running_loop().time() + self._settings.body_timeout_s

@@ -6,7 +6,7 @@ downloads nothing. Where the server has an API key, these need it like every oth
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.routing import Route
@@ -24,6 +24,7 @@ from basemlx.server.routes.endpoint import route
 from basemlx.server.service import ModelAdmin, Service
 
 UNLOAD_TIMEOUT_S = 30.0
+MAX_NAMES_SHOWN, MAX_NAME_CHARACTERS = 8, 64
 
 
 def model_routes(
@@ -45,7 +46,7 @@ def model_routes(
 def _admin_routes(service: Service, pool: WorkPool, lifecycle: Lifecycle, admin: ModelAdmin) -> list[Route]:
     async def load(scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
-        pinned, idle_ttl_s = _stay(parse_json(await read_body(receive)))
+        pinned, idle_ttl_s = _stay(_fields(await read_body(receive), ("pin", "idle_ttl_s")))
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
                 reservation = await pool.run(
@@ -58,7 +59,7 @@ def _admin_routes(service: Service, pool: WorkPool, lifecycle: Lifecycle, admin:
 
     async def unload(scope: Scope, receive: Receive, send: Send) -> None:
         name = scope["path_params"]["name"]
-        _stay(parse_json(await read_body(receive)))
+        _fields(await read_body(receive), ())
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
                 entry = await pool.run(lambda: service.model(name))
@@ -79,13 +80,23 @@ def _admin_routes(service: Service, pool: WorkPool, lifecycle: Lifecycle, admin:
     ]
 
 
+def _fields(body: bytes, known: Sequence[str]) -> dict[str, Any]:
+    """What the body says; an empty one says nothing. Raises InvalidRequest for fields that are not known here: `pinned`
+    for `pin` would have a model leave that was to stay."""
+    fields = parse_json(body) if body.strip() else {}
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        shown = ", ".join(repr(name[:MAX_NAME_CHARACTERS]) for name in unknown[:MAX_NAMES_SHOWN])
+        rest = f" and {len(unknown) - MAX_NAMES_SHOWN} more" if len(unknown) > MAX_NAMES_SHOWN else ""
+        raise InvalidRequest(
+            f"Not known here: {shown}{rest}. What may be said: {', '.join(known) or 'nothing'}.",
+            param=unknown[0][:MAX_NAME_CHARACTERS],
+        )
+    return fields
+
+
 def _stay(body: Mapping[str, Any]) -> tuple[bool, float | None]:
     """`pin` and `idle_ttl_s` of a body, both optional."""
-    unknown = sorted(set(body) - {"pin", "idle_ttl_s"})
-    if unknown:
-        raise InvalidRequest(
-            f"Unknown field {unknown[0][:64]!r}. Known: pin, idle_ttl_s.", param=unknown[0][:64]
-        )
     pin, idle_ttl_s = body.get("pin", False), body.get("idle_ttl_s")
     if not isinstance(pin, bool):
         raise InvalidRequest("pin must be true or false.", param="pin")

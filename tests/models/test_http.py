@@ -15,7 +15,7 @@ from basemlx.engine.models.discovery import Discovery, ModelPlaces
 from basemlx.engine.openai.service import OpenAIService
 from tests.embeddings.zoo import write_encoder
 from tests.model_zoo import write_model
-from tests.serving import LiveServer, Noise, chat_body, exchange, get, post, wait_until
+from tests.serving import LiveServer, Noise, chat_body, exchange, get, head, post, wait_until
 
 MIB = 2**20
 
@@ -132,4 +132,46 @@ def test_a_model_that_is_not_here_is_a_404_and_nothing_is_fetched(
     for name in ("org/c", "qwen3-4b", "orga", str(zoo("qwen3")), "../org/a"):
         answer = ask(live, "/v1/chat/completions", model=name)
         assert (answer.status, answer.code) == (404, "model_not_found")
+    assert in_memory(live) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [(), ("Content-Length: 0",), ("Content-Length: 0", "Content-Type: application/x-www-form-urlencoded")],
+)
+def test_load_and_unload_need_no_body_and_no_content_type(live: LiveServer, lines: tuple[str, ...]) -> None:
+    for action, loaded in (("load", True), ("unload", False)):
+        answer = exchange(live.port, head("POST", f"/v1/models/org/a/{action}", live.port, *lines))
+        assert (answer.status, answer.json["loaded"]) == (200, loaded), answer.body
+    assert exchange(live.port, post(live.port, "/v1/models/org/a/load", b" \n")).status == 200
+
+
+def test_a_page_of_another_origin_loads_nothing_without_a_body_either(live: LiveServer) -> None:
+    for line in ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site"):
+        answer = exchange(live.port, head("POST", "/v1/models/org/a/load", live.port, line))
+        assert (answer.status, answer.code) == (403, "origin_not_allowed")
+    assert in_memory(live) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "param", "words"),
+    [
+        ("load", {"pin": 1}, "pin", "true or false"),
+        ("load", {"pin": None}, "pin", "true or false"),
+        ("load", {"idle_ttl_s": "60"}, "idle_ttl_s", "number of seconds"),
+        ("load", {"idle_ttl_s": True}, "idle_ttl_s", "number of seconds"),
+        ("load", {"idle_ttl_s": 0}, "idle_ttl_s", "number of seconds"),
+        ("load", {"pinned": True, "pin": True, "ttl": 5}, "pinned", "'pinned', 'ttl'. What may be said: pin"),
+        ("load", {f"field{number}": 0 for number in range(20)}, "field0", "and 12 more"),
+        ("unload", {"pin": True}, "pin", "What may be said: nothing"),
+        ("load", [], None, "JSON object"),
+        ("load", b"{", None, "not valid JSON"),
+    ],
+)
+def test_what_load_and_unload_cannot_take_is_named_and_nothing_is_done(
+    live: LiveServer, action: str, body: Any, param: str | None, words: str
+) -> None:
+    answer = exchange(live.port, post(live.port, f"/v1/models/org/a/{action}", body))
+    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert words in answer.json["error"]["message"]
     assert in_memory(live) == []
