@@ -19,6 +19,7 @@ class Mailbox(Channel[OutputDelta]):
         super().__init__()
         self.usage = Usage()
         self.timings: Timings | None = None
+        self.prompt_progress = (0, 0)
 
     def finish(self, usage: Usage, timings: Timings, error: BaseMLXError | None = None) -> None:
         """`end`, with what the request came to. Later calls change nothing."""
@@ -47,6 +48,12 @@ class GenerationStream(ChannelStream[OutputDelta]):
     @property
     def timings(self) -> Timings | None:
         return self._mailbox.timings
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """Prompt tokens that are computed, those found in the prefix cache counted, and all there are; (0, 0) while the
+        request waits for its turn."""
+        return self._mailbox.prompt_progress
 
     @property
     def ended(self) -> bool:

@@ -204,6 +204,8 @@ class ModelWorker:
         launched_s = self._clock()
         forward = self._runner.forward(batch)
         self.scheduler.launched(batch)
+        for span in batch.prefill:
+            _tell_progress(span.sequence)
         previous, self._inflight = self._inflight, None
         if previous is None:
             self._last_done_s = launched_s
@@ -270,6 +272,7 @@ class ModelWorker:
         for sequence in plan.admitted:
             with self._leases.pop(sequence.sequence_id) as lease:
                 self._rows.open(sequence.sequence_id, lease.parts, len(sequence.token_ids))
+            _tell_progress(sequence)
         for leader in plan.ready:
             self._keep_prefix(leader, leader.num_computed_tokens)
             siblings = [s.sequence_id for s in leader.request.sequences if s.status is Status.DECODE]
@@ -404,6 +407,11 @@ class ModelWorker:
     def row_bytes(self, tokens: int) -> int:
         """Bytes of one row of so many positions."""
         return self._rows.bytes_for(1, tokens)
+
+
+def _tell_progress(sequence: Sequence) -> None:
+    total = sequence.num_prompt_tokens
+    sequence.request.mailbox.prompt_progress = (min(sequence.num_computed_tokens, total), total)
 
 
 def _fill(sequence: Sequence, matcher: TokenMatcher, mask: Mask) -> bool:

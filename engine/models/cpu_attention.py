@@ -89,7 +89,9 @@ def _products(rows: mx.array, keys: mx.array) -> mx.array:
 def _causal(width: int, length: int) -> mx.array:
     """Additive mask [T, S] for the last T of S positions."""
     visible = mx.arange(length)[None] <= mx.arange(length - width, length)[:, None]
-    return mx.where(visible, 0.0, HIDDEN)
+    mask = mx.where(visible, 0.0, HIDDEN)
+    mx.eval(mask)  # another engine of this process may ask for it, from a thread of its own
+    return mask
 
 
 def _penalty(mask: mx.array, key_heads: int) -> mx.array:

@@ -22,6 +22,8 @@ class DeltaStream(Protocol):
     def usage(self) -> Usage: ...
     @property
     def timings(self) -> Timings | None: ...
+    @property
+    def prompt_progress(self) -> tuple[int, int]: ...
     def abort(self) -> None: ...
     def __next__(self) -> OutputDelta: ...
     async def __anext__(self) -> OutputDelta: ...
@@ -59,6 +61,12 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
     def timings(self) -> Timings | None:
         """Of the last prompt, once it has finished."""
         return self._streams[-1].timings
+
+    @property
+    def prompt_progress(self) -> tuple[int, int]:
+        """Tokens of the current prompt that are computed, and all that it has; (0, 0) where that is not known."""
+        stream = self._current()
+        return (0, 0) if stream is None else stream.prompt_progress
 
     def abort(self) -> None:
         """Gives the request up. Safe at any time, from any thread, more than once."""

@@ -122,7 +122,10 @@ class Conversation:
         started_s = time.monotonic()
         first_s: float | None = None
         usage: dict[str, Any] = {}
-        with waiting("reading the prompt") as stop_waiting, self._service.chat(self._body()) as turn:
+        with (
+            self._service.chat(self._body()) as turn,
+            waiting(lambda: _reading(*turn.prompt_progress)) as stop_waiting,
+        ):
             for chunk in turn:
                 usage = chunk.get("usage") or usage
                 for choice in chunk["choices"]:
@@ -205,6 +208,10 @@ class _Screen:
         sys.stdout.write(text)
         sys.stdout.flush()
         self._ends_line = text.endswith("\n")
+
+
+def _reading(computed: int, total: int) -> str:
+    return f"reading the prompt: {computed:,} of {total:,} tokens" if total else "reading the prompt"
 
 
 def _enable_line_editing() -> None:

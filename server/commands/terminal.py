@@ -33,16 +33,26 @@ def load_progress(name: str) -> Iterator[Callable[[str, float], None] | None]:
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[Callable[[], None]]:
-    """A spinner with `text` until the yielded function is called."""
+def waiting(text: str | Callable[[], str]) -> Iterator[Callable[[], None]]:
+    """A spinner with `text`, or with what it says at each moment, until the yielded function is called."""
     if not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console
 
-    status = Console(stderr=True).status(text)
+    status = Console(stderr=True).status(text if isinstance(text, str) else _Changing(text))
     status.start()
     try:
         yield status.stop
     finally:
         status.stop()
+
+
+class _Changing:
+    """Text that is asked for whenever the terminal is drawn."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+
+    def __rich__(self) -> str:
+        return self._text()

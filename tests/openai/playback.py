@@ -44,6 +44,7 @@ class PlayedStream:
         self.request = request
         self.usage = Usage(len(request.prompt_token_ids))
         self.timings: Timings | None = None
+        self.prompt_progress = (len(request.prompt_token_ids), len(request.prompt_token_ids))
         self._engine = engine
         self._deltas = self._played()
         self._ended = False

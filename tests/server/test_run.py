@@ -194,3 +194,11 @@ def test_ctrl_c_stops_a_single_answer_with_130() -> None:
         terminal.type("\x03")
         assert terminal.wait() == 130
         assert "Traceback" not in terminal.shown
+
+
+def test_a_terminal_sees_how_much_of_a_long_prompt_is_read() -> None:
+    with Terminal("run", "rain and wind " * 200, "--max-tokens", "4") as terminal:
+        assert terminal.wait() == 0
+    counts = re.findall(r"reading the prompt: ([\d,]+) of ([\d,]+) tokens", terminal.shown)
+    assert len({computed for computed, _ in counts}) > 2
+    assert len({total for _, total in counts}) == 1
