@@ -352,7 +352,9 @@ class Engine:
         reason = None
         is_dead = self._dead or not self._thread.alive
         is_stuck = not is_dead and age_s > self.config.stall_timeout_s
-        if is_dead:
+        if self._closed:
+            reason = "the engine was closed"
+        elif is_dead:
             reason = "the engine thread has ended"
         elif is_stuck:
             reason = f"the engine thread has been stuck for {age_s:.0f} s"
@@ -397,9 +399,11 @@ class Engine:
     # ends
 
     def _refuse_if_not_serving(self) -> None:
+        if self._closed:  # before the thread is looked at, which has ended then
+            raise ShuttingDown("The engine was closed.")
         if self._dead or not self._thread.alive:
             raise EngineDead("The engine has stopped after an error. Restart the process.")
-        if self._draining or self._closed:
+        if self._draining:
             raise ShuttingDown("The engine is shutting down and takes no new requests.", retry_after_s=5)
 
     def drain(self, timeout_s: float) -> bool:
@@ -425,8 +429,9 @@ class Engine:
             self._thread.call(lambda: None)
         except EngineDead:
             pass
-        self._embeddings.fail_open(error)
         self._at_exit()
+        self._desk.fail_open(error)  # what came in after the workers had been told
+        self._embeddings.fail_open(error)
         self._workers.clear()
 
     def __enter__(self) -> Self:

@@ -30,6 +30,7 @@ from basemlx.engine.errors import (
     ShuttingDown,
 )
 from basemlx.engine.memory import memory_use
+from basemlx.engine.models.keeper import ModelLease
 from tests.core.conftest import make_prompt, make_request, take, text_of, tokens_of
 
 MODEL = "qwen3"
@@ -388,6 +389,52 @@ def test_an_engine_that_does_not_recover_says_so_to_everyone(breakable: Any) -> 
     assert engine.health().reason == "the engine thread has ended"
     with pytest.raises(EngineDead):
         engine.submit(make_request(MODEL, [3, 4]))
+
+
+def test_a_closed_engine_says_that_it_was_closed(zoo: Callable[..., Path]) -> None:
+    with Engine() as engine:
+        engine.load(MODEL, folder=zoo("qwen3"))
+        names = [info.name for info in engine.models()]
+    asks: list[Callable[[], object]] = [
+        lambda: engine.submit(make_request(MODEL, [3, 4])),
+        lambda: engine.load(MODEL),
+        lambda: engine.begin_load(MODEL),
+        lambda: engine.reserve(MODEL),
+        lambda: engine.loaded(MODEL),
+        lambda: engine.embed(MODEL, "x"),
+    ]
+    for ask in asks:
+        with pytest.raises(ShuttingDown, match="was closed"):
+            ask()
+    health = engine.health()
+    assert (health.ok, health.reason, health.stuck) == (False, "the engine was closed", False)
+    assert engine.unload(MODEL) is False
+    assert MODEL in names
+    assert engine.stats().running == 0
+    engine.abort("unknown")
+    engine.check_integrity()
+
+
+def test_what_slips_in_while_an_engine_closes_is_ended(
+    zoo: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine()
+    engine.load(MODEL, folder=zoo("qwen3"))
+    worker, call = engine._residence.worker(MODEL), engine._thread.call
+    late = []
+
+    def slip_in(function: Callable[[], object]) -> object:
+        result = call(function)
+        lease = ModelLease(MODEL, lambda name: None)
+        late.append(engine._desk.submit(make_request(MODEL, [3, 4], max_tokens=1500), worker, lease))
+        return result
+
+    monkeypatch.setattr(engine._thread, "call", slip_in)
+    monkeypatch.setattr(engine._desk, "_refuse", lambda: None)
+    engine.close()
+    assert late[0].ended
+    with pytest.raises(ShuttingDown, match="was closed"):
+        take(GenerationStream("late", late[0], lambda request_id: None))
 
 
 def test_a_stuck_step_is_visible(breakable: Any) -> None:
