@@ -25,7 +25,8 @@ Connect = Callable[..., Backend]
 
 
 class BaseMLXLLM(litellm.CustomLLM):
-    """`on_model(model, mode)` hears of every model that is asked for; `connect` finds its backend."""
+    """`on_model(model, mode)` hears of every model that has taken a request, so that it exists; `connect` finds its
+    backend."""
 
     def __init__(
         self,
@@ -42,14 +43,16 @@ class BaseMLXLLM(litellm.CustomLLM):
     ) -> ModelResponse:
         with litellm_errors(model):
             backend, body = self._chat(model, messages, call)
-            return _filled(model_response, backend.chat(body))
+            response = backend.chat(body)
+        return self._filled(model, model_response, response)
 
     async def acompletion(
         self, *, model: str, messages: list[Any], model_response: ModelResponse, **call: Any
     ) -> ModelResponse:
         with litellm_errors(model):
             backend, body = self._chat(model, messages, call)
-            return _filled(model_response, await backend.achat(body))
+            response = await backend.achat(body)
+        return self._filled(model, model_response, response)
 
     def streaming(self, *, model: str, messages: list[Any], **call: Any) -> LiteLLMStream:
         return self._stream(model, messages, call).started()
@@ -62,14 +65,16 @@ class BaseMLXLLM(litellm.CustomLLM):
     ) -> EmbeddingResponse:
         with litellm_errors(model):
             backend, body = self._embedding(model, input, call)
-            return _filled_embedding(model_response, backend.embeddings(body))
+            response = backend.embeddings(body)
+        return self._filled_embedding(model, model_response, response)
 
     async def aembedding(
         self, *, model: str, input: list[Any], model_response: EmbeddingResponse, **call: Any
     ) -> EmbeddingResponse:
         with litellm_errors(model):
             backend, body = self._embedding(model, input, call)
-            return _filled_embedding(model_response, await backend.aembeddings(body))
+            response = await backend.aembeddings(body)
+        return self._filled_embedding(model, model_response, response)
 
     def _stream(self, model: str, messages: list[Any], call: Mapping[str, Any]) -> LiteLLMStream:
         with litellm_errors(model):
@@ -82,12 +87,13 @@ class BaseMLXLLM(litellm.CustomLLM):
                 )
             # Always asked for: LiteLLM decides itself who sees it, and else counts with another tokenizer.
             body["stream_options"] = {"include_usage": True}
-            return LiteLLMStream(backend.chat_stream(body), model)
+            stream = backend.chat_stream(body)
+        self._on_model(model, "chat")
+        return LiteLLMStream(stream, model)
 
     def _chat(
         self, model: str, messages: list[Any], call: Mapping[str, Any], *, stream: bool = False
     ) -> tuple[Backend, dict[str, Any]]:
-        self._on_model(model, "chat")
         params = call.get("optional_params") or {}
         body = chat_body(model, messages, params, call.get("timeout"), stream=stream)
         return self._backend(call), body
@@ -95,7 +101,6 @@ class BaseMLXLLM(litellm.CustomLLM):
     def _embedding(
         self, model: str, inputs: list[Any], call: Mapping[str, Any]
     ) -> tuple[Backend, dict[str, Any]]:
-        self._on_model(model, "embedding")
         body = embedding_body(model, inputs, call.get("optional_params") or {}, call.get("timeout"))
         return self._backend(call), body
 
@@ -104,21 +109,25 @@ class BaseMLXLLM(litellm.CustomLLM):
             call.get("api_base"), api_key=call.get("api_key"), headers=call.get("headers") or None
         )
 
+    def _filled(self, model: str, model_response: ModelResponse, response: dict[str, Any]) -> ModelResponse:
+        """By the function that LiteLLM's own `openai/` uses, so that fields end up in the same places."""
+        self._on_model(model, "chat")  # before LiteLLM looks for its price
+        made = convert_to_model_response_object(
+            response_object=response, model_response_object=model_response
+        )
+        assert isinstance(made, ModelResponse)
+        made.model = response["model"]
+        return made
 
-def _filled(model_response: ModelResponse, response: dict[str, Any]) -> ModelResponse:
-    """By the function that LiteLLM's own `openai/` uses, so that fields end up in the same places."""
-    made = convert_to_model_response_object(response_object=response, model_response_object=model_response)
-    assert isinstance(made, ModelResponse)
-    made.model = response["model"]
-    return made
-
-
-def _filled_embedding(model_response: EmbeddingResponse, response: dict[str, Any]) -> EmbeddingResponse:
-    made = convert_to_model_response_object(
-        response_object=response, model_response_object=model_response, response_type="embedding"
-    )
-    assert isinstance(made, EmbeddingResponse)
-    return made
+    def _filled_embedding(
+        self, model: str, model_response: EmbeddingResponse, response: dict[str, Any]
+    ) -> EmbeddingResponse:
+        self._on_model(model, "embedding")
+        made = convert_to_model_response_object(
+            response_object=response, model_response_object=model_response, response_type="embedding"
+        )
+        assert isinstance(made, EmbeddingResponse)
+        return made
 
 
 __all__ = ["PROVIDER", "BaseMLXLLM"]

@@ -1,7 +1,7 @@
 """Makes the provider and its models known to LiteLLM: names, capabilities, and a price of nothing.
 
 LiteLLM knows capabilities by model and has no pattern for all models of a provider. So the catalogue's are registered
-at import, others when they are first used.
+at import, others when they have taken their first request: a name that does not exist leaves nothing behind.
 """
 
 import json

@@ -256,7 +256,7 @@ def test_nobody_at_the_address_is_a_connection_error() -> None:
         litellm.completion(**call(), api_base="http://127.0.0.1:9/v1")
     with pytest.raises(litellm.BadRequestError, match="api_base must be a URL"):
         litellm.completion(**call(), api_base="nowhere")
-    with pytest.raises(litellm.BadRequestError, match="api_key has characters") as info:
+    with pytest.raises(litellm.BadRequestError, match="api_key .* has characters") as info:
         litellm.completion(**call(), api_base="http://127.0.0.1:9/v1", api_key="sk-canary\n")
     assert "canary" not in str(info.value)
 
@@ -400,6 +400,34 @@ def test_capabilities_and_a_cost_of_nothing_are_known() -> None:
     assert answer._hidden_params["response_cost"] == 0
     assert litellm.completion_cost(answer, model="basemlx/noise") == 0
     assert "temperature" in litellm.get_supported_openai_params("noise", "basemlx")
+
+
+async def test_a_model_is_registered_once_it_has_taken_a_request(where: dict[str, Any], vectors: str) -> None:
+    """A name that does not exist leaves nothing behind in LiteLLM's tables, whatever was asked."""
+    nobody: dict[str, Any] = {"model": "basemlx/nobody/at-all", **where}
+    asked = call() | nobody
+    for refused in (
+        lambda: litellm.completion(**asked),
+        lambda: litellm.completion(**asked, stream=True),
+        lambda: litellm.embedding(**nobody, input=["x"]),
+    ):
+        with pytest.raises(litellm.NotFoundError):
+            refused()
+    with pytest.raises(litellm.NotFoundError):
+        await litellm.acompletion(**asked)
+    with pytest.raises(litellm.NotFoundError):
+        await litellm.acompletion(**asked, stream=True)
+    with pytest.raises(litellm.NotFoundError):
+        await litellm.aembedding(**nobody, input=["x"])
+    assert not [name for name in litellm.model_cost if "nobody" in name]
+    chats: tuple[dict[str, Any], ...] = ({}, {"stream": True})
+    for options in chats:
+        litellm.model_cost.pop("basemlx/noise", None)
+        litellm.completion(**call(), **options, **where)
+        assert litellm.get_model_info("basemlx/noise")["mode"] == "chat"
+    litellm.model_cost.pop(f"basemlx/{vectors}", None)
+    litellm.embedding(model=f"basemlx/{vectors}", input=["x"], **where)
+    assert litellm.get_model_info(f"basemlx/{vectors}")["mode"] == "embedding"
 
 
 async def test_the_router_sees_refusals_by_their_class(where: dict[str, Any]) -> None:
