@@ -1,9 +1,11 @@
-"""The schemas of a turn's functions, looked at before any wire format reads them: bounded, well-formed, of an object.
+"""The schemas of a turn, looked at before a model is loaded for them or a wire format reads them: bounded, well-formed,
+those of functions of an object.
 
 After this a format may rely on the shape of every keyword. Whether a schema can be enforced is not asked here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from basemlx.engine.chat.tools import Tool
 from basemlx.engine.errors import UnsupportedSchema
@@ -18,7 +20,7 @@ def check_tools(tools: Iterable[Tool]) -> None:
     """Raises UnsupportedSchema, whose pointer begins with the tool's own."""
     num_bytes = 0
     for tool in tools:
-        try:
+        with _placed(tool.pointer):
             schema = read_schema(tool.schema)
             num_bytes += len(schema_text(schema))
             if num_bytes > MAX_BYTES:
@@ -32,9 +34,22 @@ def check_tools(tools: Iterable[Tool]) -> None:
                     keyword="type",
                     pointer="/type",
                 )
-        except UnsupportedSchema as error:
-            raise UnsupportedSchema(
-                f"{error.message} (in {tool.pointer or 'the schema'})",
-                keyword=error.keyword,
-                pointer=tool.pointer + (error.pointer or ""),
-            ) from None
+
+
+def check_document(schema: object, pointer: str) -> None:
+    """The same of the schema that a whole answer is to follow, whatever it describes."""
+    with _placed(pointer):
+        check_well_formed(read_schema(schema))
+
+
+@contextmanager
+def _placed(pointer: str) -> Iterator[None]:
+    """Says of an error in a schema where that schema stands."""
+    try:
+        yield
+    except UnsupportedSchema as error:
+        raise UnsupportedSchema(
+            f"{error.message} (in {pointer or 'the schema'})",
+            keyword=error.keyword,
+            pointer=pointer + (error.pointer or ""),
+        ) from None

@@ -14,7 +14,7 @@ from typing import Any
 from basemlx.engine.chat.formats import new_call_id
 from basemlx.engine.chat.parser import OutputParser
 from basemlx.engine.chat.reasoning import State
-from basemlx.engine.chat.tool_schemas import check_tools
+from basemlx.engine.chat.tool_schemas import check_document, check_tools
 from basemlx.engine.chat.turn import Ask, json_document, turn_parser, turn_structure
 from basemlx.engine.errors import UnsupportedParameter, UnsupportedSchema
 from basemlx.engine.grammar.compiler import Compiled, GrammarCompiler
@@ -22,8 +22,10 @@ from basemlx.engine.grammar.expand import Gap
 from basemlx.engine.grammar.structure import Json, Node, either
 from basemlx.engine.openai.chat_request import ChatRequest
 from basemlx.engine.openai.check import AnswerCheck
+from basemlx.engine.openai.completion_request import CompletionRequest
 from basemlx.engine.openai.conduct import Conduct
 from basemlx.engine.openai.response_format import AnswerFormat
+from basemlx.engine.openai.tools import ToolUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,16 @@ class TurnPlan:
         return turn_parser(self.ask, form, style, self.state, new_call_id, enforced=enforced)
 
 
+def check_schemas(request: ChatRequest | CompletionRequest) -> None:
+    """What of its schemas can be refused without its model: sizes and shapes. Linear, where compiling may take seconds;
+    references that lead nowhere, patterns and what `strict` cannot have are found by that."""
+    answer, use = request.answer, request.tool_use if isinstance(request, ChatRequest) else ToolUse()
+    with _located(answer.pointer if answer is not None else use.path, tools=use.path):
+        check_tools(Ask(tools=use.tools, choice=use.choice).callable_tools)
+        if answer is not None and answer.kind == "json_schema":
+            check_document(answer.value, answer.pointer)
+
+
 def plan_turn(
     request: ChatRequest, conduct: Conduct, state: State, cancelled: threading.Event | None = None
 ) -> TurnPlan:
@@ -63,7 +75,7 @@ def plan_turn(
         return TurnPlan(ask, conduct=conduct, state=state)
     default = answer.pointer if answer is not None else use.path
     with _located(default, tools=use.path):
-        check_tools(ask.callable_tools)
+        check_tools(ask.callable_tools)  # once more for whoever did not come through a request's reading
         structure = turn_structure(ask, conduct.form, conduct.style, state)
         constraint = conduct.compiler.compile_structure(structure, cancelled)
     left = dict(constraint.remaining)

@@ -24,7 +24,7 @@ from basemlx.engine.openai.chunks import Identity, fingerprint
 from basemlx.engine.openai.completion_request import CompletionRequest, Prompt, completion_request
 from basemlx.engine.openai.completions import CompletionChunks
 from basemlx.engine.openai.conduct import Conduct, Conducts
-from basemlx.engine.openai.constraint import check_of, compile_answer, plan_turn
+from basemlx.engine.openai.constraint import check_of, check_schemas, compile_answer, plan_turn
 from basemlx.engine.openai.embeddings import EmbeddingEngine, EmbeddingsTurn, submit_embeddings
 from basemlx.engine.openai.embeddings_request import EmbeddingsRequest, embeddings_request
 from basemlx.engine.openai.fold import ChatFold, CompletionFold
@@ -95,11 +95,13 @@ class OpenAIService:
     def read_chat(self, body: Mapping[str, Any]) -> ChatRequest:
         request = chat_request(body)
         self._check_limits(request.options)
+        check_schemas(request)
         return request
 
     def read_completion(self, body: Mapping[str, Any]) -> CompletionRequest:
         request = completion_request(body)
         self._check_limits(request.options)
+        check_schemas(request)
         choices, most = len(request.prompts) * request.options.sampling.n, self._engine.config.max_open
         if choices > most:  # waiting would not help
             raise InvalidRequest(
