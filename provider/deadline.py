@@ -1,13 +1,14 @@
 """How long a request may take, from the moment its caller asks: waiting for threads and for models counts as well."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
-from basemlx.engine.errors import DeadlineExceeded
+from basemlx.engine.errors import DeadlineExceeded, RequestAborted
 from basemlx.engine.openai.parameters import MAX_TIMEOUT_S
 from basemlx.provider.backend import Body
 
@@ -59,8 +60,23 @@ class Deadline:
                 raise
             raise self._exceeded() from None
 
+    @contextmanager
+    def setting(self, cancelled: threading.Event) -> Iterator[None]:
+        """`around` for a thread: sets `cancelled` when the time has passed, and raises DeadlineExceeded if what it
+        surrounds gives up then."""
+        timer = threading.Timer(self.remaining_s(), cancelled.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except RequestAborted:
+            self.remaining_s()
+            raise
+        finally:
+            timer.cancel()
+
     def _exceeded(self) -> DeadlineExceeded:
         return DeadlineExceeded(
             f"The request's deadline of {self.timeout_s:g} s passed before it could be started: its model may still "
-            "be loading."
+            "be loading, or its grammar being compiled."
         )

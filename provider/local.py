@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -42,36 +42,37 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[Asked, Made]):
-    """What is asked for: how a body of it is read, submitted once its model is there, and given up."""
+    """What is asked for: how a body of it is read, submitted once its model is there (setting the event ends what takes
+    long of that), and given up."""
 
     purpose: Purpose
     read: "Callable[[OpenAIService, Mapping[str, Any]], Asked]"
-    submit: "Callable[[OpenAIService, Asked], Made]"
+    submit: "Callable[[OpenAIService, Asked, threading.Event], Made]"
     discard: Callable[[Made], object]
 
 
 _CHAT: _Kind[ChatRequest, Turn] = _Kind(
     "generate",
     lambda service, body: service.read_chat(body),
-    lambda service, it: service.chat(it),
+    lambda service, it, cancelled: service.chat(it, cancelled=cancelled),
     Turn.abort,
 )
 _COMPLETION: _Kind[CompletionRequest, Turn] = _Kind(
     "generate",
     lambda service, body: service.read_completion(body),
-    lambda service, it: service.completion(it),
+    lambda service, it, cancelled: service.completion(it, cancelled=cancelled),
     Turn.abort,
 )
 _EMBEDDINGS: _Kind[EmbeddingsRequest, EmbeddingsTurn] = _Kind(
     "embed",
     lambda service, body: service.read_embeddings(body),
-    lambda service, it: service.embeddings(it),
+    lambda service, it, cancelled: service.embeddings(it),
     EmbeddingsTurn.abort,
 )
 _TOKENS: _Kind[ChatRequest | CompletionRequest, Response] = _Kind(
     "generate",
     lambda service, body: service.read_tokenize(body),
-    lambda service, it: service.tokenize(it),
+    lambda service, it, cancelled: service.tokenize(it),
     lambda tokens: None,
 )
 
@@ -186,8 +187,10 @@ class LocalBackend:
         if folder is not None:
             parsed["model"] = deadline.wait(folder, lambda future: None)
         reading = self._read(kind, parsed)
-        with deadline.wait(reading.reservation, give_up):
-            return kind.submit(self._started(), _within(reading.asked, deadline))
+        asked, cancelled = reading.asked, threading.Event()
+        limit = deadline.setting(cancelled) if _brings_grammar(asked) else nullcontext()
+        with deadline.wait(reading.reservation, give_up), limit:
+            return kind.submit(self._started(), _within(asked, deadline), cancelled)
 
     async def _aadmit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
         self._refuse_in_child()
@@ -199,11 +202,13 @@ class LocalBackend:
             reading = await self._work.run(
                 lambda: self._read(kind, parsed), lambda unread: give_up(unread.reservation)
             )
+            asked, cancelled = reading.asked, threading.Event()
             async with _held(reading.reservation):
                 return await self._work.run(
-                    lambda: kind.submit(self._started(), _within(reading.asked, deadline)),
+                    lambda: kind.submit(self._started(), _within(asked, deadline), cancelled),
                     kind.discard,
-                    brings_grammar=getattr(reading.asked, "brings_grammar", False),
+                    brings_grammar=_brings_grammar(asked),
+                    cancelled=cancelled,
                 )
 
     def _deadline_of(self, body: Body) -> Deadline:
@@ -261,6 +266,10 @@ async def _held(reservation: "Future[ModelLease]") -> AsyncIterator[None]:
         raise
     with lease:
         yield
+
+
+def _brings_grammar(asked: ChatRequest | CompletionRequest | EmbeddingsRequest) -> bool:
+    return not isinstance(asked, EmbeddingsRequest) and asked.brings_grammar
 
 
 def _within(asked: Asked, deadline: Deadline) -> Asked:

@@ -28,12 +28,16 @@ class Work:
         discard: Callable[[T], object] | None = None,
         *,
         brings_grammar: bool = False,
+        cancelled: threading.Event | None = None,
     ) -> T:
-        """`work()` off the loop. If the caller is cancelled meanwhile, a result goes to `discard`."""
+        """`work()` off the loop. If the caller is cancelled meanwhile, `cancelled` is set, so that it can end early,
+        and a result goes to `discard`."""
         future = (self._grammar_threads if brings_grammar else self._threads).submit(work)
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            if cancelled is not None:
+                cancelled.set()
             if discard is not None and not future.cancel():
                 future.add_done_callback(lambda done: _discard(done, discard))
             raise

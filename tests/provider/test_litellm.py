@@ -256,7 +256,7 @@ def test_nobody_at_the_address_is_a_connection_error() -> None:
         litellm.completion(**call(), api_base="http://127.0.0.1:9/v1")
     with pytest.raises(litellm.BadRequestError, match="api_base must be a URL"):
         litellm.completion(**call(), api_base="nowhere")
-    with pytest.raises(litellm.BadRequestError, match="api_key .* has characters") as info:
+    with pytest.raises(litellm.BadRequestError, match=r"api_key .* has characters") as info:
         litellm.completion(**call(), api_base="http://127.0.0.1:9/v1", api_key="sk-canary\n")
     assert "canary" not in str(info.value)
 

@@ -3,18 +3,21 @@
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basemlx.engine.errors import DeadlineExceeded, ModelNotFound
+from basemlx.engine.grammar.compiler import DEADLINE_S, GrammarCompiler
 from basemlx.provider.deadline import Deadline, timeout_of
 from basemlx.provider.http import HttpBackend
 from basemlx.provider.local import LocalBackend
 from basemlx.provider.work import NUM_THREADS
-from tests.serving import PATIENCE_S, Noise, chat_body
+from tests.serving import NOISE, PATIENCE_S, Noise, chat_body, wait_until
 
 SLOW = "slow"
 
@@ -101,6 +104,61 @@ async def test_a_deadline_holds_while_all_threads_are_busy(noise: Noise) -> None
             await asyncio.gather(*working)
         assert (await backend.achat(chat_body()))["choices"]
     noise.check_idle()
+
+
+# grammars
+
+# llguidance builds an automaton with a state a remainder, in one go, for minutes.
+ENDLESS = {"guided_grammar": 'start: %json {"type": "integer", "multipleOf": 123456789}'}
+CHAT = chat_body(**ENDLESS)
+COMPLETION = {"model": NOISE, "prompt": "?", **ENDLESS}
+
+
+@pytest.fixture
+def compiler(local: LocalBackend, noise: Noise) -> Iterator[GrammarCompiler]:
+    """The one of `noise`; whatever was compiled is given up long before its own deadline."""
+    assert local.chat(chat_body(guided_choice=["yes"]))["choices"]
+    made = local._started()._conducts.of(noise.engine.loaded(NOISE)).compiler
+    yield made
+    wait_until(lambda: not made._jobs, "the compilation to be forgotten", 2)
+    wait_until(lambda: len(made._idle) == len(made._workers), "all workers to be idle", 2)
+    assert local.chat(chat_body(guided_choice=["no"]))["choices"]
+    noise.check_idle()
+
+
+@pytest.mark.parametrize("name", ["achat", "achat_stream", "acompletion", "acompletion_stream"])
+async def test_a_caller_that_is_cancelled_while_its_grammar_is_compiled_ends_that(
+    name: str, local: LocalBackend, compiler: GrammarCompiler
+) -> None:
+    ask = getattr(local, name)
+    task = asyncio.create_task(ask(COMPLETION if "completion" in name else CHAT))
+    await asyncio.to_thread(
+        wait_until, lambda: len(compiler._idle) < len(compiler._workers), "a worker to be at it"
+    )
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("body", [CHAT, COMPLETION], ids=["chat", "completion"])
+@pytest.mark.usefixtures("compiler")
+async def test_a_deadline_holds_while_a_grammar_is_compiled(
+    body: dict[str, Any], local: LocalBackend, http: HttpBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basemlx.provider.http.GRACE_S", 0.0)
+    short = {**body, "timeout": 0.3}
+    started_s = time.monotonic()
+    for backend in (local, http):
+        ask, aask = (
+            (backend.completion_stream, backend.acompletion)
+            if body is COMPLETION
+            else (backend.chat, backend.achat_stream)
+        )
+        with pytest.raises(DeadlineExceeded, match=r"0\.3 s passed"):
+            ask(short)
+        with pytest.raises(DeadlineExceeded, match=r"0\.3 s passed"):
+            await aask(short)
+    assert time.monotonic() - started_s < DEADLINE_S
 
 
 def test_what_was_waited_for_is_taken_off_the_time() -> None:
