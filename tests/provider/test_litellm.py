@@ -22,22 +22,11 @@ from basemlx.provider.litellm import handler  # noqa: E402
 from basemlx.provider.local import LocalBackend  # noqa: E402
 from basemlx.server.settings import ServerSettings  # noqa: E402
 from tests.provider.parity import CHATS, UNENFORCEABLE, without_identity  # noqa: E402
+from tests.provider.quiet import QUIET  # noqa: E402
 from tests.serving import LiveServer, Noise, chat_body, occupied, wait_until  # noqa: E402
 from tests.transports import answering  # noqa: E402
 
-pytestmark = [
-    # LiteLLM's own: pydantic serialises its unions with a complaint, and its clients are closed by the collector.
-    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:litellm.*"),
-    # It leaves event loops of its own to the collector.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-    ),
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <function BaseEventLoop:pytest.PytestUnraisableExceptionWarning"
-    ),
-    pytest.mark.filterwarnings("ignore:Items? .* using the `ReadOnly` qualifier:UserWarning"),
-]
+pytestmark = QUIET
 
 EXTRA_FIELDS = ("ignore_eos", "min_p", "top_k", "chat_template_kwargs", "stop_token_ids")
 NOT_LITELLMS = ("reasoning_effort",)
