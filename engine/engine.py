@@ -175,16 +175,19 @@ class Engine:
             self._residence.check_purpose(known, purpose)
         return self._request(known)
 
-    def loaded(self, name: str) -> LoadedModel:
-        """The model of that name, loaded first if need be (which blocks). Raises ModelNotFound and what `load` does."""
-        with lease_of(self.reserve(name, "generate")) as lease:
+    def loaded(self, model: str | ModelLease) -> LoadedModel:
+        """The model of that name, loaded first if need be (which blocks), or that the caller holds a lease on. Raises
+        ModelNotFound and what `load` does."""
+        with self._lease(model, "generate") as lease:
             return self._residence.worker(lease.name).loaded
 
-    def embedder(self, name: str) -> LoadedEmbedder:
-        """The embedding model of that name, loaded first if need be (which blocks). Raises InvalidRequest for a model
-        that generates, and what `loaded` does."""
-        with lease_of(self.reserve(name, "embed")) as lease:
+    def embedder(self, model: str | ModelLease) -> LoadedEmbedder:
+        """`loaded` for models that embed. Raises InvalidRequest for one that generates, and what `loaded` does."""
+        with self._lease(model, "embed") as lease:
             return self._embeddings.model(lease.name)
+
+    def _lease(self, model: str | ModelLease, purpose: Purpose) -> ModelLease:
+        return model.share() if isinstance(model, ModelLease) else lease_of(self.reserve(model, purpose))
 
     def models(self) -> list[ModelInfo]:
         """Every model that can be used: those in memory in order of loading, then what else is on this machine."""
@@ -235,13 +238,14 @@ class Engine:
 
     # tokens
 
-    def submit(self, request: GenerationRequest) -> GenerationStream:
-        """Takes a request in and returns its stream at once.
+    def submit(self, request: GenerationRequest, held: ModelLease | None = None) -> GenerationStream:
+        """Takes a request in and returns its stream at once, if its model is in memory: surely where the caller has
+        `held` it, with a lease that remains his; else it is loaded first (which blocks).
 
         Raises ModelNotFound, InvalidRequest, ContextLengthExceeded, QueueFull, ShuttingDown or EngineDead. Leaving
         the stream (abort, `with`, dropping it) gives its rows back.
         """
-        lease = lease_of(self.reserve(request.model, "generate"))
+        lease = self._lease(held or request.model, "generate")
         try:
             mailbox = self._desk.submit(request, self._residence.worker(lease.name), lease)
         except BaseException:
@@ -262,10 +266,12 @@ class Engine:
 
     # vectors
 
-    def submit_embeddings(self, request: EmbeddingRequest) -> "Future[EmbeddingResult]":
+    def submit_embeddings(
+        self, request: EmbeddingRequest, held: ModelLease | None = None
+    ) -> "Future[EmbeddingResult]":
         """Takes a request in that the model's `prepare` made; the future may be cancelled at any time, which gives the
-        rest of it up. Raises what `submit` raises."""
-        lease = lease_of(self.reserve(request.model, "embed"))
+        rest of it up. `held` and what is raised are those of `submit`."""
+        lease = self._lease(held or request.model, "embed")
         try:
             self._embeddings.model(lease.name)
             self._refuse_if_not_serving()
@@ -316,14 +322,15 @@ class Engine:
         dimensions: int | None,
         timeout_s: float | None,
     ) -> "Future[EmbeddingResult]":
-        request = self.embedder(model).prepare(
-            inputs,
-            request_id=f"embd-{secrets.token_hex(8)}",
-            prompt_name=prompt_name,
-            dimensions=dimensions,
-            timeout_s=timeout_s,
-        )
-        return self.submit_embeddings(request)
+        with self._lease(model, "embed") as held:
+            request = self.embedder(held).prepare(
+                inputs,
+                request_id=f"embd-{secrets.token_hex(8)}",
+                prompt_name=prompt_name,
+                dimensions=dimensions,
+                timeout_s=timeout_s,
+            )
+            return self.submit_embeddings(request, held)
 
     # the engine thread asks
 

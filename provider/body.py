@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from basemlx.engine.errors import InvalidRequest
+from basemlx.engine.openai.parameters import MAX_TIMEOUT_S
 from basemlx.provider.backend import Body
 
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=True, separators=(",", ":"), default=None).encode
@@ -17,6 +18,14 @@ def streamed(body: Body, is_streamed: bool) -> dict[str, Any]:
     if not is_streamed:
         marked.pop("stream_options", None)
     return marked
+
+
+def timeout_of(body: Body) -> float | None:
+    """The seconds that a body asks for. What is no time at all is refused by whoever reads the body."""
+    timeout_s = body.get("timeout")
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
+        return None
+    return timeout_s if 0 < timeout_s <= MAX_TIMEOUT_S else None
 
 
 def encode_body(body: Body) -> bytes:

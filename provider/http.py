@@ -19,9 +19,8 @@ from basemlx.engine.core.channel import Channel, ChannelStream
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, InvalidRequest, RequestAborted
 from basemlx.provider.address import checked_base, without_credentials
 from basemlx.provider.backend import Body, Chunk, Response
-from basemlx.provider.body import encode_body, streamed
+from basemlx.provider.body import encode_body, streamed, timeout_of
 from basemlx.provider.connections import Connections
-from basemlx.provider.deadline import timeout_of
 from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
 from basemlx.provider.io_thread import io_thread
 from basemlx.provider.sse import EventParser

@@ -14,10 +14,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.deadline import Deadline
 from basemlx.engine.errors import EngineUnavailable
 from basemlx.engine.models.keeper import ModelLease, give_up
 from basemlx.engine.models.purpose import Purpose
@@ -28,8 +29,7 @@ from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 from basemlx.engine.openai.json_body import parse_json
 from basemlx.engine.openai.turn import Turn
 from basemlx.provider.backend import Body, Response
-from basemlx.provider.body import encode_body, streamed
-from basemlx.provider.deadline import Deadline, timeout_of
+from basemlx.provider.body import encode_body, streamed, timeout_of
 from basemlx.provider.work import Work, in_thread
 
 if TYPE_CHECKING:
@@ -43,36 +43,36 @@ Made = TypeVar("Made")
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[Asked, Made]):
     """What is asked for: how a body of it is read, submitted once its model is there (setting the event ends what takes
-    long of that), and given up."""
+    long of that; the lease is on the model), and given up."""
 
     purpose: Purpose
     read: "Callable[[OpenAIService, Mapping[str, Any]], Asked]"
-    submit: "Callable[[OpenAIService, Asked, threading.Event], Made]"
+    submit: "Callable[[OpenAIService, Asked, threading.Event, ModelLease], Made]"
     discard: Callable[[Made], object]
 
 
 _CHAT: _Kind[ChatRequest, Turn] = _Kind(
     "generate",
     lambda service, body: service.read_chat(body),
-    lambda service, it, cancelled: service.chat(it, cancelled=cancelled),
+    lambda service, it, cancelled, held: service.chat(it, cancelled=cancelled, held=held),
     Turn.abort,
 )
 _COMPLETION: _Kind[CompletionRequest, Turn] = _Kind(
     "generate",
     lambda service, body: service.read_completion(body),
-    lambda service, it, cancelled: service.completion(it, cancelled=cancelled),
+    lambda service, it, cancelled, held: service.completion(it, cancelled=cancelled, held=held),
     Turn.abort,
 )
 _EMBEDDINGS: _Kind[EmbeddingsRequest, EmbeddingsTurn] = _Kind(
     "embed",
     lambda service, body: service.read_embeddings(body),
-    lambda service, it, cancelled: service.embeddings(it),
+    lambda service, it, cancelled, held: service.embeddings(it, held=held),
     EmbeddingsTurn.abort,
 )
 _TOKENS: _Kind[ChatRequest | CompletionRequest, Response] = _Kind(
     "generate",
     lambda service, body: service.read_tokenize(body),
-    lambda service, it, cancelled: service.tokenize(it),
+    lambda service, it, cancelled, held: service.tokenize(it, held=held),
     lambda tokens: None,
 )
 
@@ -189,8 +189,8 @@ class LocalBackend:
         reading = self._read(kind, parsed)
         asked, cancelled = reading.asked, threading.Event()
         limit = deadline.setting(cancelled) if _brings_grammar(asked) else nullcontext()
-        with deadline.wait(reading.reservation, give_up), limit:
-            return kind.submit(self._started(), _within(asked, deadline), cancelled)
+        with deadline.wait(reading.reservation, give_up) as lease, limit:
+            return kind.submit(self._started(), asked.within(deadline.remaining_s()), cancelled, lease)
 
     async def _aadmit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
         self._refuse_in_child()
@@ -203,9 +203,11 @@ class LocalBackend:
                 lambda: self._read(kind, parsed), lambda unread: give_up(unread.reservation)
             )
             asked, cancelled = reading.asked, threading.Event()
-            async with _held(reading.reservation):
+            async with _held(reading.reservation) as lease:
                 return await self._work.run(
-                    lambda: kind.submit(self._started(), _within(asked, deadline), cancelled),
+                    lambda: kind.submit(
+                        self._started(), asked.within(deadline.remaining_s()), cancelled, lease
+                    ),
                     kind.discard,
                     brings_grammar=_brings_grammar(asked),
                     cancelled=cancelled,
@@ -258,22 +260,15 @@ class LocalBackend:
 
 
 @asynccontextmanager
-async def _held(reservation: "Future[ModelLease]") -> AsyncIterator[None]:
+async def _held(reservation: "Future[ModelLease]") -> AsyncIterator[ModelLease]:
     try:
         lease = await asyncio.wrap_future(reservation)
     except BaseException:
         give_up(reservation)
         raise
     with lease:
-        yield
+        yield lease
 
 
 def _brings_grammar(asked: ChatRequest | CompletionRequest | EmbeddingsRequest) -> bool:
     return not isinstance(asked, EmbeddingsRequest) and asked.brings_grammar
-
-
-def _within(asked: Asked, deadline: Deadline) -> Asked:
-    """The request with what is left of its time."""
-    if isinstance(asked, EmbeddingsRequest):
-        return replace(asked, timeout_s=deadline.remaining_s())
-    return replace(asked, options=replace(asked.options, timeout_s=deadline.remaining_s()))

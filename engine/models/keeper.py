@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from basemlx.engine.errors import BaseMLXError, ModelLoadFailed, OutOfMemory, ShuttingDown
+from basemlx.engine.errors import BaseMLXError, ModelLoadFailed, OutOfMemory, RequestAborted, ShuttingDown
 from basemlx.engine.models.estimate import LoadPlan
 from basemlx.engine.models.pool import Grant, Load, ModelPool, Refuse, Resident, State, Unload, Wait
 
@@ -28,9 +28,19 @@ Progress = Callable[[str, float], None]
 class ModelLease:
     """Keeps a model in memory until `release`, which may be called more than once and on any thread."""
 
-    def __init__(self, name: str, release: Callable[[str], None]) -> None:
+    def __init__(self, name: str, share: Callable[[str], None], release: Callable[[str], None]) -> None:
         self.name = name
+        self._share = share
         self._release: Callable[[str], None] | None = release
+
+    def share(self) -> "ModelLease":
+        """Another lease on the same model, at once, whoever else waits for its memory: a holder who had to queue for a
+        second one would wait for himself. Raises RequestAborted once it is released: its holder has left."""
+        release = self._release
+        if release is None:
+            raise RequestAborted("The request was given up by its caller.")
+        self._share(self.name)
+        return ModelLease(self.name, self._share, release)
 
     def release(self) -> None:
         release, self._release = self._release, None
@@ -103,7 +113,7 @@ class ModelKeeper:
         with self._changed:
             if self._closed or not self._pool.acquire(name, self._clock()):
                 return None
-        return ModelLease(name, self._release)
+        return self._leased(name)
 
     def request(
         self,
@@ -130,7 +140,7 @@ class ModelKeeper:
             if self._pool.acquire(name, self._clock()):
                 if stay is not None:
                     self._pool.keep(name, pinned=stay.pinned, idle_ttl_s=stay.idle_ttl_s)
-                future.set_result(ModelLease(name, self._release))
+                future.set_result(self._leased(name))
                 return future
             waiting = self._waiting.setdefault(name, _Waiting(plan))
             waiting.futures.append(future)
@@ -189,6 +199,15 @@ class ModelKeeper:
             self._pool.check_integrity()
 
     # inside
+
+    def _leased(self, name: str) -> ModelLease:
+        """For a reference that has been taken."""
+        return ModelLease(name, self._share, self._release)
+
+    def _share(self, name: str) -> None:
+        with self._changed:
+            if not self._pool.share(name, self._clock()):
+                raise RequestAborted("The request was given up by its caller.")
 
     def _release(self, name: str) -> None:
         with self._changed:
@@ -302,7 +321,7 @@ class ModelKeeper:
             futures = [future for future in waited if future.set_running_or_notify_cancel()]
             self._pool.grant(name, len(futures), self._clock())
         for future in futures:
-            future.set_result(ModelLease(name, self._release))
+            future.set_result(self._leased(name))
 
     def _turn_away(self, name: str, error: BaseMLXError) -> None:
         with self._changed:

@@ -131,6 +131,15 @@ class ModelPool:
         resident.last_used_s = now_s
         return True
 
+    def share(self, name: str, now_s: float) -> bool:
+        """Another reference for somebody who holds one, even where no new users are taken; False if nobody does."""
+        resident = self._residents.get(name)
+        if resident is None or not resident.refs:
+            return False
+        resident.refs += 1
+        resident.last_used_s = now_s
+        return True
+
     def release(self, name: str, now_s: float) -> None:
         resident = self._residents[name]
         assert resident.refs > 0, f"{name} was released more often than acquired"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
 from basemlx.engine.openai.fields import Fields, checked_number, checked_text, wrong_type
@@ -63,6 +63,14 @@ class ChatRequest:
     @property
     def model(self) -> str:
         return self.options.model
+
+    @property
+    def timeout_s(self) -> float | None:
+        return self.options.timeout_s
+
+    def within(self, timeout_s: float) -> Self:
+        """The same with another deadline."""
+        return replace(self, options=replace(self.options, timeout_s=timeout_s))
 
     @property
     def brings_grammar(self) -> bool:

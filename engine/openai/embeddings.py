@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult, Vectors
+from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 
 _encode_json = JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
@@ -21,8 +22,10 @@ _encode_json = JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", 
 class EmbeddingEngine(Protocol):
     """The engine, as far as it is used here."""
 
-    def embedder(self, name: str) -> LoadedEmbedder: ...
-    def submit_embeddings(self, request: EmbeddingRequest) -> "Future[EmbeddingResult]": ...
+    def embedder(self, model: str | ModelLease) -> LoadedEmbedder: ...
+    def submit_embeddings(
+        self, request: EmbeddingRequest, held: ModelLease | None = None
+    ) -> "Future[EmbeddingResult]": ...
 
 
 class EmbeddingsTurn:
@@ -86,10 +89,15 @@ class EmbeddingsTurn:
 
 
 def submit_embeddings(
-    engine: EmbeddingEngine, request: EmbeddingsRequest, *, request_id: str | None = None
+    engine: EmbeddingEngine,
+    request: EmbeddingsRequest,
+    *,
+    request_id: str | None = None,
+    held: ModelLease | None = None,
 ) -> EmbeddingsTurn:
-    """Encodes and submits. Blocks for that, and for loading the model where it has to be loaded first."""
-    loaded = engine.embedder(request.model)
+    """Encodes and submits. Blocks for that, and for loading the model where it has to be loaded first: not where the
+    caller has `held` it."""
+    loaded = engine.embedder(held or request.model)
     request_id = request_id or f"embd-{uuid.uuid4().hex}"
     prepared = loaded.prepare(
         request.inputs[0] if request.single else request.inputs,
@@ -98,7 +106,7 @@ def submit_embeddings(
         dimensions=request.dimensions,
         timeout_s=request.timeout_s,
     )
-    future = engine.submit_embeddings(prepared)
+    future = engine.submit_embeddings(prepared, held)
     return EmbeddingsTurn(
         request_id, loaded.info.name, future, as_base64=request.base64, ignored=request.ignored
     )

@@ -1,8 +1,8 @@
 """The body of an embeddings request, validated. Knows no model: limits of one are checked when it is known."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from basemlx.engine.errors import InvalidRequest, UnsupportedParameter
 from basemlx.engine.openai.fields import Fields, checked_integer, checked_text, wrong_type
@@ -30,6 +30,10 @@ class EmbeddingsRequest:
     prompt_name: str | None
     timeout_s: float | None
     ignored: tuple[str, ...]
+
+    def within(self, timeout_s: float) -> Self:
+        """The same with another deadline."""
+        return replace(self, timeout_s=timeout_s)
 
 
 def embeddings_request(body: Mapping[str, Any]) -> EmbeddingsRequest:

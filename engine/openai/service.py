@@ -17,6 +17,7 @@ from basemlx.engine.chat.template import ChatTemplate
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.constraint import Constraint
 from basemlx.engine.errors import ContextLengthExceeded, InvalidRequest, ModelNotFound
+from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.chat import ChatChunks
 from basemlx.engine.openai.chat_request import ChatRequest, chat_request
 from basemlx.engine.openai.check import AnswerCheck
@@ -62,9 +63,9 @@ class EngineLike(EmbeddingEngine, Protocol):
     @property
     def config(self) -> EngineConfig: ...
 
-    def loaded(self, name: str) -> Loaded: ...
+    def loaded(self, model: str | ModelLease) -> Loaded: ...
     def models(self) -> Sequence[ModelInfo]: ...
-    def submit(self, request: GenerationRequest) -> DeltaStream: ...
+    def submit(self, request: GenerationRequest, held: ModelLease | None = None) -> DeltaStream: ...
 
 
 class OpenAIService:
@@ -74,7 +75,7 @@ class OpenAIService:
 
     Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
     that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
-    that in between.
+    that in between, and passes on what he then has `held`.
     """
 
     def __init__(
@@ -130,13 +131,14 @@ class OpenAIService:
         *,
         request_id: str | None = None,
         cancelled: threading.Event | None = None,
+        held: ModelLease | None = None,
     ) -> Turn:
         """Submits a chat completion. `request_id` is what the engine logs; by default the response's own id. Setting
         `cancelled` ends what may take long meanwhile: RequestAborted is raised then."""
         cancelled = cancelled or threading.Event()
         request = asked if isinstance(asked, ChatRequest) else self.read_chat(asked)
         options = request.options
-        loaded = self._engine.loaded(options.model)
+        loaded = self._engine.loaded(held or options.model)
         conduct = self._conducts.of(loaded)
         prompt, state = _render(request, loaded, conduct)
         add_special_tokens = bool(options.add_special_tokens)  # templates bring their own
@@ -149,7 +151,7 @@ class OpenAIService:
         options = replace(
             options, skip_special_tokens=options.skip_special_tokens and not conduct.hides_markers
         )
-        streams = self._submit([token_ids], sampling, options, request_id, plan.constraint)
+        streams = self._submit([token_ids], sampling, options, request_id, plan.constraint, held)
         maker = ChatChunks(
             self._identity(response_id, "chat.completion.chunk", loaded),
             loaded.tokenizer,
@@ -173,12 +175,13 @@ class OpenAIService:
         *,
         request_id: str | None = None,
         cancelled: threading.Event | None = None,
+        held: ModelLease | None = None,
     ) -> Turn:
         """Submits a text completion, one request of the engine for each prompt. `cancelled` as with `chat`."""
         cancelled = cancelled or threading.Event()
         request = asked if isinstance(asked, CompletionRequest) else self.read_completion(asked)
         options = request.options
-        loaded = self._engine.loaded(options.model)
+        loaded = self._engine.loaded(held or options.model)
         sampling = _checked_sampling(options, loaded)
         prompts = [
             _encode_prompt(
@@ -196,7 +199,7 @@ class OpenAIService:
         echoes = [_text_of(prompt, loaded) for prompt in request.prompts] if request.echo else None
         response_id = f"cmpl-{uuid.uuid4().hex}"
         request_id = request_id or response_id
-        streams = self._submit(prompts, sampling, options, request_id, constraint)
+        streams = self._submit(prompts, sampling, options, request_id, constraint, held)
         maker = CompletionChunks(
             self._identity(response_id, "text_completion", loaded),
             loaded.tokenizer,
@@ -216,17 +219,23 @@ class OpenAIService:
         )
 
     def embeddings(
-        self, asked: Mapping[str, Any] | EmbeddingsRequest, *, request_id: str | None = None
+        self,
+        asked: Mapping[str, Any] | EmbeddingsRequest,
+        *,
+        request_id: str | None = None,
+        held: ModelLease | None = None,
     ) -> EmbeddingsTurn:
         """Submits inputs to be embedded."""
         request = asked if isinstance(asked, EmbeddingsRequest) else self.read_embeddings(asked)
-        return submit_embeddings(self._engine, request, request_id=request_id)
+        return submit_embeddings(self._engine, request, request_id=request_id, held=held)
 
-    def tokenize(self, asked: Mapping[str, Any] | ChatRequest | CompletionRequest) -> dict[str, Any]:
+    def tokenize(
+        self, asked: Mapping[str, Any] | ChatRequest | CompletionRequest, *, held: ModelLease | None = None
+    ) -> dict[str, Any]:
         """The tokens of the prompt that `chat` (a body with `messages`) or `completion` (with one `prompt`) would make,
         as vLLM's /tokenize answers. Nothing is generated."""
         request = asked if isinstance(asked, ChatRequest | CompletionRequest) else self.read_tokenize(asked)
-        options, loaded = request.options, self._engine.loaded(request.model)
+        options, loaded = request.options, self._engine.loaded(held or request.model)
         if isinstance(request, ChatRequest):
             text, _ = _render(request, loaded, self._conducts.of(loaded))
             token_ids = tuple(
@@ -253,6 +262,7 @@ class OpenAIService:
         options: RequestOptions,
         request_id: str,
         constraint: Constraint | None,
+        held: ModelLease | None,
     ) -> list[DeltaStream]:
         """One stream a prompt, or none at all."""
         streams: list[DeltaStream] = []
@@ -269,22 +279,22 @@ class OpenAIService:
                     skip_special_tokens=options.skip_special_tokens,
                     constraint=constraint,
                 )
-                streams.append(self._submit_one(request))
+                streams.append(self._submit_one(request, held))
         except BaseException:
             for stream in streams:
                 stream.abort()
             raise
         return streams
 
-    def _submit_one(self, request: GenerationRequest) -> DeltaStream:
+    def _submit_one(self, request: GenerationRequest, held: ModelLease | None) -> DeltaStream:
         """Clients choose request ids and send them again when they retry; the engine wants each once at a time."""
         try:
-            return self._engine.submit(request)
+            return self._engine.submit(request, held)
         except InvalidRequest as error:
             if error.param != "request_id":
                 raise
         return self._engine.submit(
-            replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}")
+            replace(request, request_id=f"{request.request_id}-{secrets.token_hex(4)}"), held
         )
 
     def _check_limits(self, options: RequestOptions) -> None:

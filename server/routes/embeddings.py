@@ -3,12 +3,9 @@
 A client that leaves gives its request up: what is not computed by then is not.
 """
 
-from concurrent.futures import Future
-
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings import EmbeddingsTurn
 from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 from basemlx.engine.openai.json_body import parse_json
@@ -17,7 +14,7 @@ from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
-from basemlx.server.residence import abandon, held
+from basemlx.server.residence import Waiting
 from basemlx.server.routes.endpoint import route
 from basemlx.server.routes.generation import ignored_header
 from basemlx.server.service import ModelAdmin, Service
@@ -28,22 +25,26 @@ def embedding_routes(
 ) -> list[Route]:
     """With `admin`, a request waits here for its model; without, the service waits for it."""
 
+    async def accepted(body: list[bytes], request_id: str) -> EmbeddingsTurn:
+        """The turn of the one body, which is taken out: nothing keeps it, or what was read of it, any longer."""
+
+        def check() -> Waiting[EmbeddingsRequest]:
+            asked = service.read_embeddings(parse_json(body.pop()))
+            return Waiting.of(asked, None if admin is None else admin.reserve(asked.model, "embed"))
+
+        waiting = await pool.run(check, discard=Waiting.give_up)
+        async with waiting.held() as lease:
+            return await pool.run(
+                lambda: service.embeddings(waiting.due(), request_id=request_id, held=lease),
+                discard=EmbeddingsTurn.abort,
+            )
+
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = record_of(scope).request_id
-        body = [await read_body(receive)]  # this and the next are emptied by whoever reads them
-        asked: list[EmbeddingsRequest] = []
-
-        def check() -> Future[ModelLease] | None:
-            asked.append(service.read_embeddings(parse_json(body.pop())))
-            return None if admin is None else admin.reserve(asked[0].model, "embed")
-
-        def accept() -> EmbeddingsTurn:
-            return service.embeddings(asked.pop(), request_id=request_id)
-
+        body = [await read_body(receive)]
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                async with held(await pool.run(check, discard=abandon)):
-                    turn = await pool.run(accept, discard=EmbeddingsTurn.abort)
+                turn = await accepted(body, request_id)
             try:
                 with watch.guard():
                     result = await turn.aresult()

@@ -8,8 +8,7 @@ seconds to be refused. Whatever ends the answer, its turn is given up.
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -23,7 +22,7 @@ from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
 from basemlx.server.pool import WorkPool
-from basemlx.server.residence import abandon, held
+from basemlx.server.residence import Waiting
 from basemlx.server.responses import Headers, send_json
 from basemlx.server.routes.endpoint import Handler, route
 from basemlx.server.service import ModelAdmin, Service, Turn
@@ -34,6 +33,20 @@ MAX_IGNORED_NAMES = 32
 MAX_IGNORED_CHARACTERS = 64
 
 Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
+AskedIn = TypeVar("AskedIn", ChatRequest, CompletionRequest, contravariant=True)
+
+
+class Submit(Protocol[AskedIn]):
+    """`chat` or `completion` of a service."""
+
+    def __call__(
+        self,
+        asked: AskedIn,
+        *,
+        request_id: str,
+        cancelled: threading.Event,
+        held: ModelLease | None,
+    ) -> Turn: ...
 
 
 def generation_routes(
@@ -46,15 +59,9 @@ def generation_routes(
 ) -> list[Route]:
     """With `admin`, a request waits here for its model; without, the service waits for it."""
 
-    def chat(asked: ChatRequest, request_id: str, cancelled: threading.Event) -> Turn:
-        return service.chat(asked, request_id=request_id, cancelled=cancelled)
-
-    def completion(asked: CompletionRequest, request_id: str, cancelled: threading.Event) -> Turn:
-        return service.completion(asked, request_id=request_id, cancelled=cancelled)
-
-    chats = _handler(service.read_chat, chat, settings, lifecycle, pool, grammar_pool, admin)
+    chats = _handler(service.read_chat, service.chat, settings, lifecycle, pool, grammar_pool, admin)
     completions = _handler(
-        service.read_completion, completion, settings, lifecycle, pool, grammar_pool, admin
+        service.read_completion, service.completion, settings, lifecycle, pool, grammar_pool, admin
     )
     return [
         route("/v1/chat/completions", ["POST"], chats),
@@ -64,31 +71,37 @@ def generation_routes(
 
 def _handler(
     read: Callable[[Mapping[str, Any]], Asked],
-    submit: Callable[[Asked, str, threading.Event], Turn],
+    submit: Submit[Asked],
     settings: ServerSettings,
     lifecycle: Lifecycle,
     pool: WorkPool,
     grammar_pool: WorkPool,
     admin: ModelAdmin | None,
 ) -> Handler:
-    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = record_of(scope).request_id
-        body = [await read_body(receive)]  # this and the next are emptied: an answer may take minutes
-        asked: list[Asked] = []
+    async def accepted(body: list[bytes], request_id: str) -> Turn:
+        """The turn of the one body, which is taken out: nothing keeps it, or what was read of it, while an answer is
+        made, which may take minutes."""
         cancelled = threading.Event()
 
-        def check() -> Future[ModelLease] | None:
-            asked.append(read(parse_json(body.pop())))
-            return None if admin is None else admin.reserve(asked[0].model, "generate")
+        def check() -> Waiting[Asked]:
+            asked = read(parse_json(body.pop()))
+            return Waiting.of(asked, None if admin is None else admin.reserve(asked.model, "generate"))
 
-        def accept() -> Turn:
-            return submit(asked.pop(), request_id, cancelled)
+        waiting = await pool.run(check, discard=Waiting.give_up)
+        async with waiting.held() as lease:
+            accepting = grammar_pool if waiting.asked.brings_grammar else pool
+            return await accepting.run(
+                lambda: submit(waiting.due(), request_id=request_id, cancelled=cancelled, held=lease),
+                discard=_abort,
+                cancelled=cancelled,
+            )
 
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = record_of(scope).request_id
+        body = [await read_body(receive)]
         async with Watch(receive, lifecycle.watches) as watch:
             with watch.guard():
-                async with held(await pool.run(check, discard=abandon)):
-                    accepting = grammar_pool if asked[0].brings_grammar else pool
-                    turn = await accepting.run(accept, discard=_abort, cancelled=cancelled)
+                turn = await accepted(body, request_id)
             try:
                 headers = ignored_header(turn.ignored)
                 if turn.stream:

@@ -139,8 +139,10 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing_but_where_to_look(
         read_chat = staticmethod(chat_request)
         read_completion = read_embeddings = read_tokenize = read_chat
 
-        def chat(self, body: Any, *, request_id: str, cancelled: Any) -> Any:
+        def chat(self, body: Any, **options: Any) -> Any:
             raise ZeroDivisionError("canary of /home/someone/prompt")
+
+        completion = chat
 
     with LiveServer(noise, service=Service()) as live:
         answer = ask(live.port, "/v1/chat/completions", "x-request-id: look-here")

@@ -113,7 +113,7 @@ class PlaybackEngine:
         self.open: set[str] = set()
         self.aborted: list[str] = []
 
-    def loaded(self, name: str) -> PlayedModel:
+    def loaded(self, name: object) -> PlayedModel:
         if name != "played":
             raise ModelNotFound(f"no {name}", param="model")
         return self.model
@@ -121,7 +121,7 @@ class PlaybackEngine:
     def models(self) -> list[ModelInfo]:
         return [self.model.info]
 
-    def submit(self, request: GenerationRequest) -> PlayedStream:
+    def submit(self, request: GenerationRequest, held: object = None) -> PlayedStream:
         if len(self.open) >= self.capacity:
             raise QueueFull("full", retry_after_s=1)
         if request.request_id in self.open:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from basemlx.engine.deadline import Deadline
 from basemlx.engine.errors import DeadlineExceeded, ModelNotFound
 from basemlx.engine.grammar.compiler import DEADLINE_S, GrammarCompiler
-from basemlx.provider.deadline import Deadline, timeout_of
+from basemlx.provider.body import timeout_of
 from basemlx.provider.http import HttpBackend
 from basemlx.provider.local import LocalBackend
 from basemlx.provider.work import NUM_THREADS

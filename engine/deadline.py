@@ -1,4 +1,4 @@
-"""How long a request may take, from the moment its caller asks: waiting for threads and for models counts as well."""
+"""How long a request may take, from when it is asked: waiting for threads and for models counts as well."""
 
 import asyncio
 import threading
@@ -9,18 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from basemlx.engine.errors import DeadlineExceeded, RequestAborted
-from basemlx.engine.openai.parameters import MAX_TIMEOUT_S
-from basemlx.provider.backend import Body
 
 T = TypeVar("T")
-
-
-def timeout_of(body: Body) -> float | None:
-    """The seconds that a body asks for. What is no time at all is refused by whoever reads the body."""
-    timeout_s = body.get("timeout")
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        return None
-    return timeout_s if 0 < timeout_s <= MAX_TIMEOUT_S else None
 
 
 class Deadline:
