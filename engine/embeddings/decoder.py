@@ -13,6 +13,7 @@ from basemlx.engine.embeddings.numerics import MAX_SCORES_BYTES
 from basemlx.engine.errors import ModelLoadFailed
 from basemlx.engine.models import cpu_attention
 from basemlx.engine.models.config import Config
+from basemlx.engine.models.packing import checked_classes
 from basemlx.engine.runtime import mlx_lm_module, mx, nn
 
 MIN_CHUNK_TOKENS = 64
@@ -32,7 +33,11 @@ def load_decoder(folder: Path, config: Config) -> nn.Module:
         return _without_head(model_class), args_class
 
     model, _ = utils.load_model(
-        folder, lazy=True, strict=True, trust_remote_code=False, get_model_classes=headless
+        folder,
+        lazy=True,
+        strict=True,
+        trust_remote_code=False,
+        get_model_classes=checked_classes(headless),
     )
     body = getattr(model, "model", None)
     if not isinstance(body, nn.Module) or "embed_tokens" not in body:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from basemlx.engine.models.folder import ModelFolder
+from basemlx.engine.models.packing import PACKED_DTYPE
 
 Precision = Literal["stored", "dense", "cast"]
 """How weights are held in memory: `precision.py` says what each is and does it."""
@@ -21,7 +22,6 @@ FIRST_ANSWER_TOKENS = 4096
 CPU_CHUNK_TOKENS = 1024
 """What a CPU computes of a prompt in the quarter of a second a forward may take; more only of the smallest models."""
 
-PACKED_DTYPE = "U32"
 _FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
 _FLOAT32_BYTES, _HALF_BYTES = 4, 2
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.config import Config, check_config, layer_count, read_json_object
 from basemlx.engine.models.headers import TensorEntry, read_header
+from basemlx.engine.models.packing import check_settings, check_tensors
 
 INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
@@ -45,6 +46,7 @@ def check_folder(folder: Path) -> ModelFolder:
         raise ModelCorrupt("The model's folder has no config.json; download or convert the model again.")
     config = read_json_object(folder / "config.json")
     check_config(config)
+    check_settings(config)
     files = _weight_files(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelCorrupt(
@@ -55,6 +57,7 @@ def check_folder(folder: Path) -> ModelFolder:
     for file in files:
         tensors |= read_header(file)
     _check_index_tensors(folder, tensors)
+    check_tensors(tensors)
     if layer_count(config) > len(tensors):
         raise ModelCorrupt(
             f"config.json names {layer_count(config)} layers, but the weight files hold only {len(tensors)} tensors."

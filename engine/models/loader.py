@@ -24,6 +24,7 @@ from basemlx.engine.models import cpu_attention
 from basemlx.engine.models.adapter import Adapter, apply_adapter, check_adapter
 from basemlx.engine.models.estimate import Precision
 from basemlx.engine.models.folder import ModelFolder, check_folder
+from basemlx.engine.models.packing import checked_classes
 from basemlx.engine.models.precision import estimate_bytes, materialise
 from basemlx.engine.runtime import mlx_lm_module, mx, nn
 from basemlx.engine.text.tokenizer import Tokenizer
@@ -171,7 +172,15 @@ def _build(checked: ModelFolder) -> tuple[nn.Module, dict[str, Any]]:
             )
         ) from None
     try:
-        model, config = utils.load_model(checked.folder, lazy=True, strict=True, trust_remote_code=False)
+        model, config = utils.load_model(
+            checked.folder,
+            lazy=True,
+            strict=True,
+            trust_remote_code=False,
+            get_model_classes=checked_classes(utils._get_classes),
+        )
+    except BaseMLXError:
+        raise
     except Exception as error:
         raise _load_failed(checked, error) from error
     return model, config

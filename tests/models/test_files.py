@@ -1,9 +1,8 @@
 """Headers, estimates and adapters: what is decided from files before anything of a model is in memory."""
 
 import json
-import random
-import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,77 +15,60 @@ from basemlx.engine.errors import InvalidRequest, ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.adapter import check_adapter
 from basemlx.engine.models.estimate import estimate_memory
 from basemlx.engine.models.folder import check_folder
-from basemlx.engine.models.headers import read_header
 from basemlx.engine.runtime import mlx_lm_module, mx, tree_flatten
 from tests.core.conftest import make_prompt, make_request, take, tokens_of
+from tests.embeddings.zoo import write_encoder
+from tests.models.mutants import try_mutants
 
 Zoo = Callable[..., Path]
 
 
-def mutated(header: dict[str, Any], data: bytes, rng: random.Random) -> bytes:
-    """A safetensors file with one thing wrong, or several: structure, numbers, names, or plain bytes."""
-    entries = json.loads(json.dumps(header))
-    kind = rng.randrange(8)
-    name = rng.choice(list(entries))
-    odd = [-1, 2**63, 2**64, 1e30, None, True, "0", [], {}, 0, 10**400, float(2**53)]
-    if kind == 0:
-        entries[name]["shape"] = rng.choice([rng.choice(odd), [rng.choice(odd)], [2**32, 2**32], [1] * 40])
-    elif kind == 1:
-        entries[name]["data_offsets"] = [rng.choice(odd), rng.choice(odd)]
-    elif kind == 2:
-        entries[name]["dtype"] = rng.choice([*odd, "F128", "f32", "I64"])
-    elif kind == 3:
-        begin, end = entries[name]["data_offsets"]
-        entries[name]["data_offsets"] = [begin + rng.randint(-9, 9), end + rng.randint(-9, 9)]
-    elif kind == 4:
-        entries[name] = rng.choice(odd)
-    elif kind == 5:
-        del entries[name]
-    text = json.dumps(entries).encode()
-    length = struct.pack("<Q", len(text))
-    if kind == 6:
-        length = struct.pack("<Q", rng.choice([0, 1, len(text) - 1, len(text) + 1, 2**40, 2**64 - 1]))
-    whole = bytearray(length + text + data)
-    if kind == 7:
-        for _ in range(rng.randint(1, 8)):
-            whole[rng.randrange(8 + len(text))] = rng.randrange(256)
-    if rng.random() < 0.1:
-        del whole[rng.randrange(len(whole)) :]
-    return bytes(whole)
+MUTANTS = [
+    ("qwen3", 4),
+    ("qwen3", None),
+    ("llama", 8),
+    ("qwen3_moe", 4),
+    ("gemma3_text", None),
+    ("qwen3_next", 4),
+]
+MUTANTS += [("lfm2", None), ("mamba2", None)]
 
 
-def check_mutants(source: Path, folder: Path, count: int, seed: int) -> None:
-    """No mutant crashes this process, in our check or in MLX after it."""
-    raw = (source / "model.safetensors").read_bytes()
-    length = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8 : 8 + length])
-    header.pop("__metadata__", None)
-    rng = random.Random(seed)
-    path = folder / "model.safetensors"
-    refused, told = 0, []
-    for _ in range(count):
-        path.write_bytes(mutated(header, raw[8 + length :], rng))
-        try:
-            tensors = read_header(path)
-        except ModelCorrupt as error:
-            refused += 1
-            told.append(error.message)
-            continue
-        loaded = mx.load(str(path))  # what passed, MLX has to read without harm
-        assert set(loaded) == set(tensors)
-        mx.eval(list(loaded.values()))
-    assert refused > 0.8 * count
-    assert max(map(len, told)) < 400
-    assert not any(str(folder) in message for message in told)
+@pytest.fixture(scope="module")
+def sources(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Models of every architecture there is here, an encoder among them."""
+    encoder = tmp_path_factory.mktemp("encoder") / "bert"
+    write_encoder(encoder)
+    return [*(zoo(kind, bits=bits) for kind, bits in MUTANTS), encoder]
 
 
-def test_mutated_headers_are_refused_and_never_crash(zoo: Zoo, tmp_path: Path) -> None:
-    check_mutants(zoo("qwen3"), tmp_path, 300, seed=1)
+def check_mutants(sources: list[Path], count: int, seed: int) -> None:
+    """No mutant ends the process that loads it, and each is refused in words or answers."""
+    outcome = try_mutants(sources, seed=seed, count=count)
+    assert outcome.deaths == []
+    assert outcome.counts.total() == count
+    assert set(outcome.counts) == {"refused", "failed", "loaded"}
+    assert outcome.counts["refused"] > 0.4 * count
+    assert outcome.longest < 500
+
+
+def test_models_with_mutated_headers_and_configs_never_end_the_process(sources: list[Path]) -> None:
+    check_mutants(sources, 120, seed=1)
 
 
 @pytest.mark.slow
-def test_ten_thousand_mutated_headers_are_refused_and_never_crash(zoo: Zoo, tmp_path: Path) -> None:
-    check_mutants(zoo("qwen3"), tmp_path, 10_000, seed=2)
+def test_ten_thousand_models_with_mutated_headers_and_configs_never_end_the_process(
+    sources: list[Path],
+) -> None:
+    with ThreadPoolExecutor() as threads:  # a process each, which share the numbers
+        list(threads.map(lambda seed: check_mutants(sources, 5_000, seed), (2, 3)))
+
+
+def test_what_ends_the_process_is_found_and_the_rest_goes_on(sources: list[Path]) -> None:
+    """Else the tests above would pass by seeing nothing."""
+    outcome = try_mutants(sources[:1], seed=1, count=6, killed=(2, 5))
+    assert [death.partition(":")[0] for death in outcome.deaths] == ["exit -9 at 2", "exit -9 at 5"]
+    assert outcome.counts.total() == 4
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("qwen3", None), ("qwen3", 4), ("llama", 8), ("qwen3_moe", 4)])
