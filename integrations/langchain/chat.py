@@ -15,11 +15,13 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from basemlx.engine.environment import API_KEY_VARIABLE
 from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_message, to_openai
+from basemlx.integrations.langchain.names import sorted_call, sorted_in
 from basemlx.integrations.langchain.place import EnginePlace
+from basemlx.integrations.langchain.retry import aretried, retried
 
 Schema = dict[str, Any] | type
 
@@ -39,7 +41,9 @@ _SENT = (
 
 class ChatBaseMLX(EnginePlace, BaseChatModel):
     """None leaves a field out of the request, so that the model's own default holds. `model_kwargs` are further fields
-    of the request (`min_p`, `top_k`, `chat_template_kwargs`, …). EnginePlace says where the model runs.
+    of the request; those that the engine knows (`min_p`, `top_k`, `chat_template_kwargs`, …) may be given as arguments
+    just as well, and names that nobody knows are refused. `streaming` makes LangChain stream for `invoke` too, so that
+    callbacks hear of every token. EnginePlace says where the model runs.
     """
 
     model: str
@@ -47,14 +51,20 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
-    stop: list[str] | None = None
+    stop: list[str] | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     n: int | None = None
     reasoning_effort: str | None = None
+    streaming: bool = False
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_arguments(cls, given: Any) -> Any:
+        return sorted_in(given, cls.model_fields) if isinstance(given, dict) else given
 
     @property
     def lc_secrets(self) -> dict[str, str]:
@@ -87,7 +97,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         if max_tokens is not None:
             params["ls_max_tokens"] = max_tokens
         if stop or self.stop:
-            params["ls_stop"] = stop or self.stop
+            params["ls_stop"] = stop or ([self.stop] if isinstance(self.stop, str) else self.stop)
         return params
 
     # answers
@@ -99,7 +109,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(self._backend().chat(self._body(messages, stop, kwargs)))
+        body = self._body(messages, stop, kwargs)
+        return _result(retried(lambda: self._backend().chat(body), self.max_retries))
 
     async def _agenerate(
         self,
@@ -108,7 +119,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return _result(await self._backend().achat(self._body(messages, stop, kwargs)))
+        body = self._body(messages, stop, kwargs)
+        return _result(await aretried(lambda: self._backend().achat(body), self.max_retries))
 
     def _stream(
         self,
@@ -117,7 +129,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        with self._backend().chat_stream(self._streaming_body(messages, stop, kwargs)) as stream:
+        body = self._streaming_body(messages, stop, kwargs)
+        with retried(lambda: self._backend().chat_stream(body), self.max_retries) as stream:
             for wire in stream:
                 chunk = _generation_chunk(wire)
                 if chunk is None:
@@ -133,7 +146,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        async with await self._backend().achat_stream(self._streaming_body(messages, stop, kwargs)) as stream:
+        body = self._streaming_body(messages, stop, kwargs)
+        async with await aretried(lambda: self._backend().achat_stream(body), self.max_retries) as stream:
             async for wire in stream:
                 chunk = _generation_chunk(wire)
                 if chunk is None:
@@ -226,7 +240,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     def _body(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        body = {"model": self.model, **self._settings(), **self.model_kwargs, **kwargs}
+        body = {"model": self.model, **self._settings(), **self.model_kwargs, **sorted_call(kwargs)}
         if stop is not None:
             body["stop"] = stop
         return body | {"messages": to_openai(messages)}

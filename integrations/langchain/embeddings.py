@@ -7,6 +7,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
 from basemlx.integrations.langchain.place import EnginePlace
+from basemlx.integrations.langchain.retry import aretried, retried
 
 MAX_INPUTS = 512
 """In one request."""
@@ -21,25 +22,29 @@ class BaseMLXEmbeddings(EnginePlace, Embeddings):
     query_prompt_name: str | None = None
     document_prompt_name: str | None = None
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=(), extra="forbid")
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        backend = self._backend()
-        parts = [backend.embeddings(body) for body in self._bodies(texts, self.document_prompt_name)]
+        parts = [self._ask(body) for body in self._bodies(texts, self.document_prompt_name)]
         return [vector for part in parts for vector in _vectors(part)]
 
     def embed_query(self, text: str) -> list[float]:
         [body] = self._bodies([text], self.query_prompt_name)
-        return _vectors(self._backend().embeddings(body))[0]
+        return _vectors(self._ask(body))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        backend = self._backend()
-        parts = [await backend.aembeddings(body) for body in self._bodies(texts, self.document_prompt_name)]
+        parts = [await self._aask(body) for body in self._bodies(texts, self.document_prompt_name)]
         return [vector for part in parts for vector in _vectors(part)]
 
     async def aembed_query(self, text: str) -> list[float]:
         [body] = self._bodies([text], self.query_prompt_name)
-        return _vectors(await self._backend().aembeddings(body))[0]
+        return _vectors(await self._aask(body))[0]
+
+    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        return retried(lambda: self._backend().embeddings(body), self.max_retries)
+
+    async def _aask(self, body: dict[str, Any]) -> dict[str, Any]:
+        return await aretried(lambda: self._backend().aembeddings(body), self.max_retries)
 
     def _bodies(self, texts: Sequence[str], prompt_name: str | None) -> Iterator[dict[str, Any]]:
         settings = {"dimensions": self.dimensions, "prompt_name": prompt_name, "timeout": self.timeout}

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,11 +13,19 @@ pytest.importorskip("langchain_core", reason="the extra langchain is not install
 
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from basemlx.engine.errors import AuthenticationFailed, DeadlineExceeded, InvalidRequest, ModelNotFound
-from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX
+from basemlx.engine.errors import (
+    AuthenticationFailed,
+    DeadlineExceeded,
+    EngineDead,
+    InvalidRequest,
+    ModelNotFound,
+    QueueFull,
+)
+from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX, retry
 from basemlx.integrations.langchain.messages import to_chunk, to_message, to_openai
+from basemlx.provider.errors import ServerUnreachable
 from basemlx.provider.local import LocalBackend
 from basemlx.server.settings import ServerSettings
 from tests.serving import API_KEY, NOISE, LiveServer, Noise
@@ -111,6 +122,132 @@ def test_errors_are_the_engines(chat: ChatBaseMLX) -> None:
         chat.bind(max_tokens=1500, timeout=0.05).invoke("Hi")
     with pytest.raises(ValueError, match="n above 1"):
         list(chat.bind(n=2).stream("Hi"))
+
+
+# arguments
+
+
+class Recorder:
+    """A backend that keeps what it is asked and answers with `errors` as long as there are some."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.bodies: list[Any] = []
+        self.errors = list(errors)
+
+    def _asked(self, body: Any) -> None:
+        self.bodies.append(body)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def chat(self, body: Any) -> Any:
+        self._asked(body)
+        choice = {"index": 0, "message": {"content": "Yes"}, "finish_reason": "stop"}
+        return {"id": "x", "model": body["model"], "usage": None, "choices": [choice]}
+
+    async def achat(self, body: Any) -> Any:
+        return self.chat(body)
+
+    @contextmanager
+    def chat_stream(self, body: Any) -> Iterator[Any]:
+        self._asked(body)
+        delta = {"index": 0, "delta": {"content": "Yes"}, "finish_reason": "stop"}
+        yield iter([{"id": "x", "model": body["model"], "choices": [delta]}])
+
+    def embeddings(self, body: Any) -> Any:
+        self._asked(body)
+        texts = body["input"]
+        return {"data": [{"index": i, "embedding": [float(len(text))]} for i, text in enumerate(texts)]}
+
+    async def aembeddings(self, body: Any) -> Any:
+        return self.embeddings(body)
+
+
+def test_fields_that_the_engine_knows_are_arguments_and_it_judges_them(local: LocalBackend) -> None:
+    model = ChatBaseMLX(model=NOISE, min_p=7, backend=local)  # type: ignore[call-arg]
+    assert model.model_kwargs == {"min_p": 7}
+    with pytest.raises(InvalidRequest, match="min_p must be between"):
+        model.invoke("Hi")
+    recorder = Recorder()
+    given: dict[str, Any] = {"top_k": 5, "model_kwargs": {"min_p": 0.1}, "chat_template_kwargs": {"a": 1}}
+    ChatBaseMLX(model=NOISE, backend=recorder, **given).invoke("Hi", top_k=6)
+    [body] = recorder.bodies
+    assert (body["top_k"], body["min_p"], body["chat_template_kwargs"]) == (6, 0.1, {"a": 1})
+
+
+@pytest.mark.parametrize("name", ["temprature", "dimension", "messages", "stream", "extra_body"])
+def test_arguments_that_nobody_knows_are_refused_by_name(name: str) -> None:
+    recorder = Recorder()
+    for make in (ChatBaseMLX, BaseMLXEmbeddings):
+        with pytest.raises(ValidationError, match=name):
+            make(model=NOISE, backend=recorder, **{name: 1})  # type: ignore[arg-type]
+    chat = ChatBaseMLX(model=NOISE, backend=recorder)
+    if name not in ("messages", "stream"):  # `invoke` has them itself
+        for ask in (
+            chat.invoke,
+            chat.bind(**{name: 1}).invoke,
+            lambda text: list(chat.stream(text, **{name: 1})),
+        ):
+            with pytest.raises(InvalidRequest, match=name):
+                ask("Hi", **({name: 1} if ask == chat.invoke else {}))
+    assert recorder.bodies == []
+    ChatBaseMLX(model=NOISE, backend=recorder, model_kwargs={name: 1}).invoke("Hi")  # of another server
+
+
+def test_the_names_of_other_clients_mean_the_same() -> None:
+    recorder = Recorder()
+    given: dict[str, Any] = {"model_name": NOISE, "max_completion_tokens": 2, "stop_sequences": ["x"]}
+    chat = ChatBaseMLX(backend=recorder, request_timeout=5, **given)
+    chat.invoke("Hi")
+    chat.bind(max_completion_tokens=3, stop_sequences="y").invoke("Hi")
+    sent = [(b["model"], b["max_tokens"], b["stop"], b["timeout"]) for b in recorder.bodies]
+    assert sent == [(NOISE, 2, ["x"], 5), (NOISE, 3, "y", 5)]
+    assert all("max_completion_tokens" not in body for body in recorder.bodies)
+    with pytest.raises(ValidationError, match="one and the same"):
+        ChatBaseMLX(max_tokens=1, **given)
+    with pytest.raises(ValidationError, match="twice"):
+        ChatBaseMLX(model=NOISE, min_p=0.1, model_kwargs={"min_p": 0.2})  # type: ignore[call-arg]
+
+
+def test_streaming_is_langchains() -> None:
+    recorder = Recorder()
+    for model in (
+        ChatBaseMLX(model=NOISE, backend=recorder, streaming=True),
+        ChatBaseMLX(model=NOISE, backend=recorder).bind(stream=True),
+        ChatBaseMLX(model=NOISE, backend=recorder),
+    ):
+        assert model.invoke("Hi").content == "Yes"
+    assert ["stream_options" in body for body in recorder.bodies] == [True, True, False]
+
+
+async def test_what_may_pass_is_asked_again_as_often_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(retry, "asyncio", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=waited.append))
+
+    def passing() -> Recorder:
+        return Recorder(QueueFull("Full.", retry_after_s=7), ServerUnreachable("Nobody."), QueueFull("Full."))
+
+    for ask in (
+        lambda backend: ChatBaseMLX(model=NOISE, backend=backend, max_retries=3).invoke("Hi").content,
+        lambda backend: BaseMLXEmbeddings(model=NOISE, backend=backend, max_retries=3).embed_query("Hi"),
+    ):
+        assert ask(passing())
+    assert (await ChatBaseMLX(model=NOISE, backend=passing(), max_retries=3).ainvoke("Hi")).content
+    assert await BaseMLXEmbeddings(model=NOISE, backend=passing(), max_retries=3).aembed_query("Hi")
+    assert waited == [7.0, 1.0, 2.0] * 4
+    for error in (EngineDead("Dead."), InvalidRequest("No."), DeadlineExceeded("Late.")):
+        with pytest.raises(type(error)):
+            ChatBaseMLX(model=NOISE, backend=Recorder(error), max_retries=3).invoke("Hi")
+    for max_retries, num_asked in ((2, 3), (0, 1)):
+        recorder = passing()
+        with pytest.raises((QueueFull, ServerUnreachable)):
+            ChatBaseMLX(model=NOISE, backend=recorder, max_retries=max_retries).invoke("Hi")
+        assert len(recorder.bodies) == num_asked
+    assert waited[12:] == [7.0, 1.0]
 
 
 async def test_leaving_a_stream_frees_its_row(chat: ChatBaseMLX, noise: Noise) -> None:
