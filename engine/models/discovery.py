@@ -10,10 +10,11 @@ counts only if its files lie in its own part of the cache. What is incomplete or
 too, with the reason. Reads names, sizes and small JSON; a scan that finds nothing changed reads no file.
 """
 
+import errno
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -34,6 +35,7 @@ NOTE_NAME = ".basemlx.json"
 
 _MAX_ENTRIES = 10_000
 _MAX_FILES = 2_000
+_UNREADABLE = "cannot be read"
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _HUB_NAME = re.compile(rf"{_PART}/{_PART}")
@@ -115,16 +117,26 @@ class Discovery:
     def _described(
         self, name: str, folder: Path, source: str, seen: dict[Path, tuple[Signature, FoundModel]]
     ) -> FoundModel | None:
+        """None for what is no model, and for one that is removed meanwhile."""
+        if not _LOCAL_NAME.fullmatch(name) or ".." in name:
+            return None  # it could not be asked for
         root = folder.parent.parent if source == "huggingface" else None
-        signature = _signature(folder)
-        known = self._known.get(folder)
-        if known is not None and known[0] == signature:
-            seen[folder] = known
-            return known[1]
-        model = _describe(name, folder, source, root, signature)
-        if model is not None:
-            seen[folder] = signature, model
-        return model
+        try:
+            signature = _signature(folder)
+            known = self._known.get(folder)
+            if known is not None and known[0] == signature:
+                seen[folder] = known
+                return known[1]
+            model = _describe(name, folder, source, root, signature)
+            if model is not None and model.problem is not None:
+                os.stat(folder)  # is it still there?
+            if model is not None and _UNREADABLE not in (model.problem or ""):
+                seen[folder] = signature, model  # what cannot be read now is tried again
+            return model
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            return FoundModel(name, folder, source, problem=_unreadable(error.strerror))
 
 
 # places
@@ -183,21 +195,26 @@ def _hub_candidates(cache: Path) -> Iterator[tuple[str, Path, str]]:
     for entry in _subfolders(cache):
         if entry.name.startswith(CACHE_PREFIX):
             name = "/".join(entry.name.removeprefix(CACHE_PREFIX).split("--", 1))
-            folder = _snapshot(entry) if is_hub_name(name) else None
+            try:
+                folder = _snapshot(entry) if is_hub_name(name) else None
+            except OSError:
+                folder = entry / "snapshots"  # listed, with the reason
             if folder is not None:
                 yield name, folder, "huggingface"
 
 
 def _snapshot(repository: Path) -> Path | None:
     """The snapshot that was pulled last, else what `main` points at, else the newest."""
-    snapshots = {folder.name: folder for folder in _subfolders(repository / "snapshots")}
-    if (repository / NOTE_NAME).is_file():
-        try:
-            pulled = snapshots.get(str(read_json_object(repository / NOTE_NAME).get("current")))
-        except ModelLoadFailed:
-            pulled = None
-        if pulled is not None:
-            return pulled
+    try:
+        snapshots = {folder.name: folder for folder in _folders_in(repository / "snapshots")}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        pulled = snapshots.get(str(read_json_object(repository / NOTE_NAME).get("current")))
+    except ModelLoadFailed:  # most have none
+        pulled = None
+    if pulled is not None:
+        return pulled
     try:
         main = (repository / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, ValueError):
@@ -208,7 +225,7 @@ def _snapshot(repository: Path) -> Path | None:
 
 
 def _folder_candidates(folder: Path) -> Iterator[tuple[str, Path, str]]:
-    if (folder / "config.json").is_file():
+    if _looks_like_a_model(folder, formats=()):
         yield folder.name, folder, "folder"
         return
     for model in _subfolders(folder):
@@ -220,17 +237,32 @@ def _folder_candidates(folder: Path) -> Iterator[tuple[str, Path, str]]:
                 yield f"{model.name}/{nested.name}", nested, "folder"
 
 
-def _looks_like_a_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or any(folder.glob("*.gguf"))
+def _looks_like_a_model(folder: Path, formats: tuple[str, ...] = ("*.gguf",)) -> bool:
+    """Also what cannot be looked into: listed, with the reason."""
+    try:
+        return (folder / "config.json").is_file() or any(any(folder.glob(kind)) for kind in formats)
+    except OSError:
+        return True
 
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        return _folders_in(folder)
     except OSError:
         return []
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
     return [folder / name for name in sorted(names)[:_MAX_ENTRIES]]
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link into what may not be read: those beside it count all the same
+        return False
 
 
 def _modified_ns(folder: Path) -> int:
@@ -244,40 +276,38 @@ def _modified_ns(folder: Path) -> int:
 
 
 def _signature(folder: Path) -> Signature:
-    """What changes when a file of the folder does: names, sizes and times, through links. A link that leads nowhere has
-    size -1."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)[:_MAX_FILES]
-    except OSError:
-        return ()
+    """What changes when a file of the folder does: names, sizes and times, those of permissions too, through links. A
+    link that leads nowhere has size -1, and so has what cannot be read; the reason is then in the time's place."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)[:_MAX_FILES]
     signature = []
     for name in names:
         try:
             status = os.stat(folder / name)
-            signature.append((name, status.st_size, status.st_mtime_ns))
-        except OSError:
-            signature.append((name, -1, 0))
+            signature.append((name, status.st_size, status.st_ctime_ns))
+        except OSError as error:
+            signature.append((name, -1, error.errno or 0))
     return tuple(signature)
 
 
 def _describe(
     name: str, folder: Path, source: str, root: Path | None, signature: Signature
 ) -> FoundModel | None:
-    """None for what is no model at all: an empty folder, a data set, a name that could not be asked for."""
+    """None for what is no model at all: an empty folder, a data set. Raises OSError."""
     sizes = {file: size for file, size, _ in signature}
     kinds = {Path(file).suffix for file in sizes}
-    if not _LOCAL_NAME.fullmatch(name) or ".." in name:
-        return None
     if not kinds & {".safetensors", ".gguf"} and "config.json" not in sizes:
         return None
     weights = sum(
         size for file, size in sizes.items() if file.endswith((".safetensors", ".gguf")) and size > 0
     )
     found = FoundModel(name=name, folder=folder, source=source, size_bytes=weights)
-    if any(size < 0 for size in sizes.values()):
+    reasons = {reason for _, size, reason in signature if size < 0}
+    if reasons and reasons != {errno.ENOENT}:
+        return replace(found, problem=_unreadable(os.strerror(max(reasons - {errno.ENOENT}))))
+    if reasons:
         return replace(found, problem="incomplete: a file is missing; pull it again")
-    if root is not None and not _is_contained(folder, sizes, root):
+    if root is not None and not _is_contained(folder, root):
         return replace(found, problem="refused: a file of it lies outside of its part of the cache")
     try:
         checked = check_folder(folder)
@@ -295,13 +325,26 @@ def _describe(
     )
 
 
-def _is_contained(folder: Path, names: Mapping[str, int], root: Path) -> bool:
-    """Links of the cache point into the repository's own blobs; one that leads out is not the hub's doing."""
-    try:
-        resolved = root.resolve()
-        return all((folder / name).resolve(strict=True).is_relative_to(resolved) for name in names)
-    except OSError:
-        return False
+def _is_contained(folder: Path, root: Path) -> bool:
+    """Links of the cache point into the repository's own blobs; one that leads out is not the hub's doing. Those of
+    folders within are looked at too: models that embed keep settings there."""
+    resolved, left, seen = root.resolve(), [folder.resolve()], set[Path]()
+    while left:
+        seen.add(inner := left.pop())
+        for entry in inner.iterdir():
+            try:
+                path = entry.resolve()
+            except RuntimeError:  # links in a circle
+                return False
+            if not path.is_relative_to(resolved):
+                return False
+            if path.is_dir() and path not in seen:
+                left.append(path)
+    return True
+
+
+def _unreadable(reason: str | None) -> str:
+    return f"{_UNREADABLE} ({reason})"
 
 
 def _reason(message: str, kinds: set[str]) -> str:

@@ -36,6 +36,13 @@ class ModelFolder:
 
 def check_folder(folder: Path) -> ModelFolder:
     """Raises ModelCorrupt for what is missing or broken, ModelLoadFailed for what basemlx does not load."""
+    try:
+        return _checked(folder)
+    except OSError as error:  # no permission, a disk that fails, a file that was just removed
+        raise ModelCorrupt(f"The model's folder cannot be read ({error.strerror}).") from None
+
+
+def _checked(folder: Path) -> ModelFolder:
     if not folder.is_dir():
         raise ModelCorrupt(
             "The model is not a folder with config.json, tokenizer.json and safetensors weights."

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,106 @@ def test_a_link_that_leads_out_of_the_cache_is_refused(places: ModelPlaces, zoo:
     secret.write_text("{}")
     (snapshot / "chat_template.json").symlink_to(secret)
     assert "outside" in problem(places, "org/evil")
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_link_that_leads_out_from_a_folder_within_is_refused(
+    places: ModelPlaces, zoo: Zoo, what: str
+) -> None:
+    """Models that embed keep settings in folders within."""
+    snapshot = put_in_hub_cache(places.hub_cache, "org/embeds", zoo("qwen3"))
+    outside = places.hub_cache.parent / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    pooling = snapshot / "1_Pooling"
+    if what == "folder":
+        pooling.symlink_to(outside)
+    else:
+        pooling.mkdir()
+        (snapshot.parents[1] / "blobs" / "pooling").write_text("{}")
+        (pooling / "config.json").symlink_to(Path("../../../blobs/pooling"))
+        (pooling / "up").symlink_to(snapshot)
+        assert names(places) == {"org/embeds": "huggingface"}
+        (pooling / "own.json").symlink_to(outside / "config.json")
+    assert "outside" in problem(places, "org/embeds")
+
+
+def denied(monkeypatch: pytest.MonkeyPatch, target: Path, function: str) -> None:
+    """`os.stat` or `os.scandir` of one path fails as it does without permission, which root would have."""
+    original = getattr(os, function)
+
+    def fail(path: Any, *args: Any, **options: Any) -> Any:
+        if Path(os.fspath(path)) == target:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, function, fail)
+
+
+def everywhere(places: ModelPlaces, zoo: Zoo) -> dict[str, Path]:
+    """A model of each place by name."""
+    return {
+        "org/cached": put_in_hub_cache(places.hub_cache, "org/cached", zoo("qwen3")),
+        "org/studio": Path(shutil.copytree(zoo("qwen3"), places.lm_studio[0] / "org" / "studio")),
+        "flat": Path(shutil.copytree(zoo("qwen3"), places.folders[0] / "flat")),
+        "me/nested": Path(shutil.copytree(zoo("qwen3"), places.folders[0] / "me" / "nested")),
+    }
+
+
+@pytest.mark.parametrize("inside", ["", "config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("name", ["org/cached", "org/studio", "flat", "me/nested"])
+def test_what_cannot_be_read_is_listed_so_and_does_not_end_the_scan(
+    places: ModelPlaces, zoo: Zoo, monkeypatch: pytest.MonkeyPatch, name: str, inside: str
+) -> None:
+    folders = everywhere(places, zoo)
+    discovery = Discovery(places)
+    with monkeypatch.context() as patch:
+        denied(patch, folders[name] / inside, "stat" if inside else "scandir")
+        found = {model.name: model.problem for model in discovery.scan()}
+    assert found.pop(name) == "cannot be read (Permission denied)"
+    assert found == dict.fromkeys(set(folders) - {name})
+    assert {model.problem for model in discovery.scan()} == {None}, "tried again"
+
+
+@pytest.mark.parametrize("where", ["folder", "publisher", "note", "snapshots"])
+def test_places_that_cannot_be_read_do_not_end_the_scan(
+    places: ModelPlaces, zoo: Zoo, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    folders = everywhere(places, zoo)
+    target = {
+        "folder": places.folders[0] / "config.json",
+        "publisher": places.lm_studio[0] / "org",
+        "note": folders["org/cached"].parents[1] / ".basemlx.json",
+        "snapshots": folders["org/cached"].parent,
+    }[where]
+    denied(monkeypatch, target, "stat" if target.suffix == ".json" else "scandir")
+    found = {model.name: model.problem for model in Discovery(places).scan()}
+    lost = {
+        "folder": {"flat", "me/nested"},
+        "publisher": {"org/studio"},
+        "note": set[str](),
+        "snapshots": {"org/cached"},
+    }[where]
+    assert {name for name, problem in found.items() if problem is None} == set(folders) - lost
+    assert where != "snapshots" or found["org/cached"] == "cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("gone", ["", "config.json", "model.safetensors"])
+def test_what_is_removed_while_it_is_looked_at_does_not_end_the_scan(
+    places: ModelPlaces, zoo: Zoo, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    folders = everywhere(places, zoo)
+    original = module.check_folder
+
+    def check(folder: Path) -> Any:
+        if folder == folders["flat"]:
+            (folder / gone).unlink() if gone else shutil.rmtree(folder)
+        return original(folder)
+
+    monkeypatch.setattr(module, "check_folder", check)
+    found = {model.name: model.problem for model in Discovery(places).scan()}
+    assert found.pop("flat", None) is None or gone
+    assert found == dict.fromkeys(set(folders) - {"flat"})
 
 
 def test_data_sets_and_other_folders_are_no_models(places: ModelPlaces, zoo: Zoo) -> None:

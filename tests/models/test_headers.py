@@ -1,13 +1,18 @@
-"""Safetensors headers that are well-formed for one reader and not for MLX: refused before it, in words of ours."""
+"""Safetensors headers that are well-formed for one reader and not for MLX, and files that go while they are read: refused
+in words of ours."""
 
 import json
+import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from basemlx.engine.errors import ModelCorrupt
+from basemlx.engine.models import folder as module
+from basemlx.engine.models.folder import check_folder
 from basemlx.engine.models.headers import read_header
 from basemlx.engine.runtime import mx
 
@@ -92,3 +97,19 @@ def test_what_passes_mlx_reads(tmp_path: Path, header: dict[str, Any]) -> None:
     assert {name: value.shape for name, value in found.items()} == {
         name: value.shape for name, value in read.items()
     }
+
+
+def test_weights_that_are_removed_while_they_are_checked_are_an_error_of_the_model(
+    tmp_path: Path, zoo: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(zoo("qwen3"), tmp_path / "m"))
+
+    def read(path: Path) -> Any:
+        header = read_header(path)
+        path.unlink()
+        return header
+
+    monkeypatch.setattr(module, "read_header", read)
+    with pytest.raises(ModelCorrupt, match=r"cannot be read \(No such file") as caught:
+        check_folder(folder)
+    assert str(tmp_path) not in caught.value.message
