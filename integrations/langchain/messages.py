@@ -73,11 +73,7 @@ def to_chunk(chunk: Mapping[str, Any]) -> AIMessageChunk | None:
     choice = chunk["choices"][0]
     delta = choice["delta"]
     is_last = choice.get("finish_reason") is not None
-    metadata: dict[str, Any] = {}
-    if is_last:
-        metadata = _metadata(choice, chunk)
-    elif choice.get("logprobs") is not None:
-        metadata = {"logprobs": choice["logprobs"]}
+    metadata = _metadata(choice, chunk) if is_last else _remarks(choice, chunk)
     return AIMessageChunk(
         content=delta.get("content") or "",
         id=chunk["id"],
@@ -120,6 +116,16 @@ def _metadata(choice: Mapping[str, Any], response: Mapping[str, Any]) -> dict[st
         "system_fingerprint": response.get("system_fingerprint"),
         "finish_reason": choice["finish_reason"],
     }
+    return metadata | _remarks(choice, response)
+
+
+def _remarks(choice: Mapping[str, Any], response: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there only where it was asked for: log-probabilities, and what of a schema was checked afterwards."""
+    remarks: dict[str, Any] = {}
     if choice.get("logprobs") is not None:
-        metadata["logprobs"] = choice["logprobs"]
-    return metadata
+        remarks["logprobs"] = choice["logprobs"]
+    if response.get("basemlx") is not None:
+        checked = response["basemlx"].get("validation") or ()
+        own = [outcome for outcome in checked if outcome.get("index") == choice.get("index")]
+        remarks["basemlx"] = response["basemlx"] | {"validation": own}
+    return remarks

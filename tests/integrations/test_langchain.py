@@ -13,6 +13,7 @@ pytest.importorskip("langchain_core", reason="the extra langchain is not install
 
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages.ai import add_ai_message_chunks
 from pydantic import SecretStr, ValidationError
 
 from basemlx.engine.errors import (
@@ -63,6 +64,22 @@ def test_logprobs_come_whole_and_streamed(chat: ChatBaseMLX) -> None:
         found += chunk.response_metadata.get("logprobs", {}).get("content", [])
     assert len(whole) == 4
     assert found == whole
+
+
+async def test_what_was_checked_after_generation_is_told_whole_and_streamed(chat: ChatBaseMLX) -> None:
+    schema = {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "minItems": 2, "maxItems": 2}
+    loose = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    fields: dict[str, Any] = {"max_tokens": 60, "ignore_eos": False, "response_format": loose}
+    asked = chat.bind(model="tiny", temperature=0, **fields)
+    whole = (await asked.ainvoke("Two names.")).response_metadata["basemlx"]
+    [outcome] = whole["validation"]
+    assert outcome["not_enforced"] == [{"keyword": "uniqueItems", "pointer": "/uniqueItems"}]
+    assert isinstance(outcome["valid"], bool)
+    streamed = add_ai_message_chunks(*asked.stream("Two names."))
+    assert streamed.response_metadata["basemlx"] == whole
+    pair = chat.generate([[HumanMessage("Two names.")]], model="tiny", n=2, **fields).generations[0]
+    told = [generation.message.response_metadata["basemlx"]["validation"] for generation in pair]
+    assert [[outcome["index"] for outcome in outcomes] for outcomes in told] == [[0], [1]]
 
 
 def test_tokens_are_the_models_own(chat: ChatBaseMLX) -> None:
