@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from basemlx.engine.embeddings.numerics import MAX_SCORES_BYTES
+from basemlx.engine.embeddings.types import MAX_SCORES_BYTES, MIN_CHUNK_TOKENS
 from basemlx.engine.errors import ModelLoadFailed
 from basemlx.engine.models import cpu_attention
 from basemlx.engine.models.config import Config
 from basemlx.engine.models.packing import checked_classes
 from basemlx.engine.runtime import mlx_lm_module, mx, nn
-
-MIN_CHUNK_TOKENS = 64
 
 
 def load_decoder(folder: Path, config: Config) -> nn.Module:

@@ -16,10 +16,9 @@ from basemlx.engine.embeddings import bert
 from basemlx.engine.embeddings.decoder import last_hidden, load_decoder
 from basemlx.engine.embeddings.lanes import in_lanes
 from basemlx.engine.embeddings.matryoshka import check_dimensions, is_matryoshka
-from basemlx.engine.embeddings.numerics import MAX_SCORES_BYTES
 from basemlx.engine.embeddings.pooling import normalized, pool
 from basemlx.engine.embeddings.recipe import Recipe, read_recipe
-from basemlx.engine.embeddings.types import EmbeddingRequest, Vectors
+from basemlx.engine.embeddings.types import MAX_SCORES_BYTES, EmbeddingRequest, Vectors
 from basemlx.engine.errors import (
     BaseMLXError,
     ContextLengthExceeded,

@@ -8,14 +8,12 @@ import sys
 from collections.abc import Callable
 from functools import cache
 
+from basemlx.engine.embeddings.types import MAX_SCORES_BYTES
 from basemlx.engine.errors import ModelLoadFailed
 from basemlx.engine.models.cpu_attention import LOG2_E, attend
 from basemlx.engine.runtime import mx, nn, prepare
 
 Activation = Callable[[mx.array], mx.array]
-
-MAX_SCORES_BYTES = 256 * 2**20
-"""Attention scores that one layer may hold; longer inputs are attended to in blocks of queries."""
 
 # erfc(x) = 1 / (1 + a1·x + … + a6·x⁶)^16 for x ≥ 0, to 3e-7 (Abramowitz & Stegun 7.1.28, after Hastings). Here for
 # x = |t| / √2, and multiplied by 2^(1/16), so that the power is 2 / erfc.

@@ -1,4 +1,4 @@
-"""What is asked of an embedding model and what comes back: plain data, no MLX."""
+"""What is asked of an embedding model and what comes back, and what one forward may take: plain data, no MLX."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]
+
+MAX_SCORES_BYTES = 256 * 2**20
+"""Attention scores that one layer may hold; longer inputs are attended to in blocks of queries, or go in chunks."""
+
+MAX_BATCH_TOKENS = 16_384
+"""Padded tokens of one forward, if the model is that fast."""
+
+MIN_CHUNK_TOKENS = 64
+"""Of a decoder's input that is too long for one forward."""
 
 
 @dataclass(frozen=True, slots=True)

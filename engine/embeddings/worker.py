@@ -17,7 +17,7 @@ import numpy as np
 from basemlx.engine.embeddings.lanes import num_lanes
 from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.matryoshka import cut
-from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult, Vectors
+from basemlx.engine.embeddings.types import MAX_BATCH_TOKENS, EmbeddingRequest, EmbeddingResult, Vectors
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, GenerationFailed
 
 logger = logging.getLogger("basemlx.engine")
@@ -26,7 +26,6 @@ TURN_S = 0.1
 """How long a batch should take: what a generating model beside waits for its next token."""
 
 MIN_BATCH_TOKENS = 64
-MAX_BATCH_TOKENS = 16_384
 
 
 class BatchSize:

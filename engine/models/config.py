@@ -55,6 +55,17 @@ _CONTEXT_KEYS = (
 )
 
 
+# What published configs leave to the defaults of transformers and mlx-lm, as Gemma 3's multimodal ones do.
+_UNSAID: dict[str, Mapping[str, int]] = {
+    "gemma3": {
+        "max_position_embeddings": 131_072,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+    },
+}
+
+
 def read_json_object(path: Path) -> Config:
     """A JSON object from a file, at most MAX_JSON_BYTES of it. Raises ModelCorrupt, which names the file."""
     value = read_json_value(path)
@@ -115,13 +126,18 @@ def wants_own_code(config: Mapping[str, Any]) -> bool:
 def context_tokens(config: Mapping[str, Any], tokenizer_config: Mapping[str, Any]) -> int:
     """The most positions the model was made for. YaRN's factor counts from `original_max_position_embeddings`, as some
     configs (Qwen's) leave max_position_embeddings at the original; other scalings state the scaled figure."""
-    for part in _parts(config, text_first=True):
+    for part in [*_parts(config, text_first=True), unsaid(config)]:
         for key in _CONTEXT_KEYS:
             limit = _count(part.get(key))
             if limit > 0:
                 return max(limit, _yarn_tokens(part))
     limit = _count(tokenizer_config.get("model_max_length"))  # transformers writes 10**30 for "no limit"
     return limit if 0 < limit <= _BOUNDS["max_position_embeddings"] else FALLBACK_CONTEXT_TOKENS
+
+
+def unsaid(config: Mapping[str, Any]) -> Mapping[str, int]:
+    """Figures that hold for a model of this type where its config does not state them."""
+    return _UNSAID.get(str(config.get("model_type")), {})
 
 
 def eos_token_ids(*configs: Mapping[str, Any]) -> frozenset[int]:

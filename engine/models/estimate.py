@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from basemlx.engine.models.config import unsaid
 from basemlx.engine.models.folder import ModelFolder
 from basemlx.engine.models.packing import PACKED_DTYPE
 
@@ -57,25 +58,34 @@ def estimate_memory(
     prefill_chunk_tokens: int,
 ) -> MemoryEstimate:
     """ "dense" and "cast" are float32 on a CPU, "stored" is what the files hold."""
-    part = _language_part(checked.config)
-    float_bytes = _HALF_BYTES if precision == "stored" else _FLOAT32_BYTES
+    part = language_part(checked.config)
+    float_bytes = float_bytes_of(precision)
     tokens = min(context_tokens, FIRST_ANSWER_TOKENS)
-    kv_token_bytes = _kv_token_values(part) * float_bytes
+    kv_token_bytes = kv_token_values(part) * float_bytes
     chunk = min(prefill_chunk_tokens, tokens)
-    widest = max(_count(part, "intermediate_size", "moe_intermediate_size"), 2 * _count(part, "hidden_size"))
-    prefill_bytes = 6 * chunk * widest * float_bytes
+    prefill_bytes = chunk * activation_bytes(part, float_bytes)
     if precision != "stored":  # attention scores are whole matrices on a CPU, one layer's at a time
         rows = min(chunk, CPU_CHUNK_TOKENS)
-        prefill_bytes += 3 * _count(part, "num_attention_heads") * rows * tokens * _FLOAT32_BYTES
+        prefill_bytes += 3 * count(part, "num_attention_heads") * rows * tokens * _FLOAT32_BYTES
     return MemoryEstimate(
-        weights_bytes=_weights_bytes(checked, precision),
+        weights_bytes=weights_bytes_of(checked, precision),
         kv_token_bytes=kv_token_bytes,
         kv_bytes=tokens * kv_token_bytes,
         prefill_bytes=prefill_bytes,
     )
 
 
-def _weights_bytes(checked: ModelFolder, precision: str) -> int:
+def float_bytes_of(precision: Precision) -> int:
+    return _HALF_BYTES if precision == "stored" else _FLOAT32_BYTES
+
+
+def activation_bytes(part: Mapping[str, Any], float_bytes: int) -> int:
+    """Of one token in a forward, all layers' temporaries that live at once: six of the widest."""
+    inner = count(part, "intermediate_size", "moe_intermediate_size", "n_inner")
+    return 6 * max(inner, 2 * count(part, "hidden_size", "n_embd", "d_model")) * float_bytes
+
+
+def weights_bytes_of(checked: ModelFolder, precision: str) -> int:
     if precision == "stored":
         return sum(entry.size_bytes for entry in checked.tensors.values())
     tensors = checked.tensors
@@ -104,26 +114,26 @@ def _group_size(config: Mapping[str, Any]) -> int:
     return 64  # mlx-lm's own default
 
 
-def _kv_token_values(part: Mapping[str, Any]) -> int:
+def kv_token_values(part: Mapping[str, Any]) -> int:
     """Numbers that one position adds to a row: keys and values of each layer, or the latent of MLA."""
-    layers = _count(part, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
-    latent = _count(part, "kv_lora_rank")
+    layers = count(part, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
+    latent = count(part, "kv_lora_rank")
     if latent:
-        return layers * (latent + _count(part, "qk_rope_head_dim"))
-    heads = _count(part, "num_attention_heads", "n_head", "num_heads")
-    kv_heads = _count(part, "num_key_value_heads") or heads
-    head_dim = _count(part, "head_dim") or _count(part, "hidden_size", "n_embd", "d_model") // max(heads, 1)
+        return layers * (latent + count(part, "qk_rope_head_dim"))
+    heads = count(part, "num_attention_heads", "n_head", "num_heads")
+    kv_heads = count(part, "num_key_value_heads") or heads
+    head_dim = count(part, "head_dim") or count(part, "hidden_size", "n_embd", "d_model") // max(heads, 1)
     return layers * 2 * kv_heads * head_dim
 
 
-def _language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def language_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     for key in ("text_config", "llm_config", "language_config"):
         if isinstance(config.get(key), dict):
-            return {**config, **config[key]}
-    return config
+            return {**unsaid(config), **config, **config[key]}
+    return {**unsaid(config), **config}
 
 
-def _count(part: Mapping[str, Any], *keys: str) -> int:
+def count(part: Mapping[str, Any], *keys: str) -> int:
     """The largest figure under any of the keys; some hybrids give one a layer."""
     figures = [0]
     for key in keys:

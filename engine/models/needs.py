@@ -9,27 +9,35 @@ from functools import lru_cache
 from pathlib import Path
 
 from basemlx.engine.config import EngineConfig
+from basemlx.engine.embeddings.estimate import estimate_embedder
 from basemlx.engine.models import config as model_config
 from basemlx.engine.models.adapter import check_adapter
 from basemlx.engine.models.estimate import LoadPlan, Precision, estimate_memory
 from basemlx.engine.models.folder import check_folder
+from basemlx.engine.models.purpose import Purpose
 from basemlx.engine.runtime import prepare
 
 DENSE_SHARE = 0.6
 """Of the memory that models may have, the most that one model may take with dense weights."""
 
 
-def plan_load(folder: Path, adapter: Path | None, config: EngineConfig, room_bytes: int) -> LoadPlan:
+def plan_load(
+    folder: Path,
+    adapter: Path | None,
+    config: EngineConfig,
+    room_bytes: int,
+    purpose: Purpose = "generate",
+) -> LoadPlan:
     """How to load it and what that takes, on the high side. `room_bytes`: what all models together may have, as things
     are. Raises ModelCorrupt or ModelLoadFailed."""
     extra_bytes = 0 if adapter is None else 2 * check_adapter(adapter).size_bytes
     state = _state_of(folder)
     if prepare().device != "cpu":
-        return LoadPlan("stored", extra_bytes + _estimated(folder, state, config, "stored"))
-    dense_bytes = extra_bytes + _estimated(folder, state, config, "dense")
+        return LoadPlan("stored", extra_bytes + _estimated(folder, state, config, "stored", purpose))
+    dense_bytes = extra_bytes + _estimated(folder, state, config, "dense", purpose)
     if dense_bytes <= DENSE_SHARE * room_bytes:
         return LoadPlan("dense", dense_bytes)
-    return LoadPlan("cast", extra_bytes + _estimated(folder, state, config, "cast"))
+    return LoadPlan("cast", extra_bytes + _estimated(folder, state, config, "cast", purpose))
 
 
 def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
@@ -48,10 +56,13 @@ def _estimated(
     state: tuple[tuple[str, int, int], ...],
     config: EngineConfig,
     precision: Precision,
+    purpose: Purpose,
 ) -> int:
     checked = check_folder(folder)
     context_tokens = model_config.context_tokens(checked.config, checked.tokenizer_config)
     context_tokens = min(context_tokens, config.max_context_tokens or context_tokens)
+    if purpose == "embed":
+        return estimate_embedder(checked, precision=precision, context_tokens=context_tokens).total_bytes
     estimate = estimate_memory(
         checked,
         precision=precision,

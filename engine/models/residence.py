@@ -109,7 +109,9 @@ class Residence:
         if there is not None:
             return there
         source = self._sources.of(name)
-        return plan_load(source.found.folder, source.adapter, self._config, self._room_bytes())
+        folder = source.found.folder
+        purpose: Purpose = "embed" if embeds(folder, name) else "generate"
+        return plan_load(folder, source.adapter, self._config, self._room_bytes(), purpose)
 
     def _room_bytes(self) -> int:
         """What all models together may have: the limit, or what the machine could give if those that are here left."""

@@ -12,6 +12,7 @@ import pytest
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.worker import ModelWorker
+from basemlx.engine.embeddings import estimate as embedding_estimate
 from basemlx.engine.engine import Engine
 from basemlx.engine.memory import give_back_freed, memory_use
 from basemlx.engine.models import pressure as pressure_module
@@ -20,6 +21,7 @@ from basemlx.engine.models.discovery import Discovery, ModelPlaces
 from basemlx.engine.models.estimate import LoadPlan
 from basemlx.engine.models.needs import plan_load
 from basemlx.engine.models.pressure import MemoryPressure
+from basemlx.engine.models.purpose import Purpose
 from basemlx.engine.runtime import prepare
 from tests.core.conftest import make_prompt, make_request, take, tokens_of
 from tests.model_zoo import write_model
@@ -177,17 +179,20 @@ def packed(places: ModelPlaces, tmp_path: Path) -> Discovery:
     return Discovery(places)
 
 
-@pytest.mark.parametrize("name", ["org/talks", "org/qwen3-embed"])
+@pytest.mark.parametrize(("name", "purpose"), [("org/talks", "generate"), ("org/qwen3-embed", "embed")])
 @pytest.mark.skipif(prepare().device != "cpu", reason="other devices take weights as they are stored")
 def test_where_dense_weights_have_no_room_a_model_is_counted_and_loaded_packed(
-    packed: Discovery, name: str, monkeypatch: pytest.MonkeyPatch
+    packed: Discovery, name: str, purpose: Purpose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a limit of the user's, and where the machine has no more: whoever counts and whoever loads agree."""
+    monkeypatch.setattr(
+        embedding_estimate, "MAX_BATCH_TOKENS", 64
+    )  # of small models batches take more than weights
     config = EngineConfig(max_num_sequences=2, max_context_tokens=64, kv_budget_bytes=MIB, warm_up=False)
     found = packed.find(name)
     assert found is not None
-    dense = plan_load(found.folder, None, config, 1 << 40)
-    cast = plan_load(found.folder, None, config, dense.num_bytes)
+    dense = plan_load(found.folder, None, config, 1 << 40, purpose)
+    cast = plan_load(found.folder, None, config, dense.num_bytes, purpose)
     assert (dense.precision, cast.precision) == ("dense", "cast")
     assert cast.num_bytes < 0.7 * dense.num_bytes
 
