@@ -12,8 +12,9 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -29,7 +30,7 @@ from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult
 from basemlx.engine.embeddings.worker import EmbeddingWorker
 from basemlx.engine.errors import EngineDead, GenerationFailed, ModelInUse, ModelNotFound, ShuttingDown
 from basemlx.engine.memory import default_max_memory_bytes, give_back_freed, memory_use
-from basemlx.engine.models.discovery import Discovery
+from basemlx.engine.models.discovery import Discovery, FoundModel
 from basemlx.engine.models.keeper import ModelKeeper, ModelLease, lease_of
 from basemlx.engine.models.loader import LoadedModel
 from basemlx.engine.models.loading import Progress
@@ -61,6 +62,7 @@ class Engine:
         self.discovery = discovery or Discovery()
         self._clock = clock
         self._lock = threading.Lock()
+        self._binding = threading.Lock()  # from what a name stands for to the load of it being asked for
         self._draining = False
         self._closed = False
         self._dead = False
@@ -107,32 +109,28 @@ class Engine:
         folder: Path | None = None,
         adapter: Path | None = None,
         progress: Progress | None = None,
-        pinned: bool = False,
+        pinned: bool | None = None,
         idle_ttl_s: float | None = None,
     ) -> ModelInfo:
         """Loads a model and warms it up; returns at once if it is loaded. Blocks; call it from any thread.
 
         `name` is `tiny`, a short name, a Hugging Face `org/name` that is on this machine, or a local folder; `folder`
-        gives the files of a name explicitly, `adapter` a folder with a LoRA adapter. It stays until another model needs
-        its room (never, if `pinned`) or it was idle for `idle_ttl_s`. Raises ModelNotFound, ModelLoadFailed,
-        ModelCorrupt or OutOfMemory; InvalidRequest if it is in memory with other files or another adapter.
+        gives the files of a name explicitly, `adapter` a folder with a LoRA adapter (without one, the one it had
+        before). It stays until another model needs its room (never, if `pinned`; None leaves a pin as it is) or it was
+        idle for `idle_ttl_s`. Raises ModelNotFound, ModelLoadFailed, ModelCorrupt or OutOfMemory; InvalidRequest if it
+        is in memory, or on its way there, with other files or another adapter.
         """
-        found = self._sources.named(name, folder)
-        self._refuse_if_not_serving()
-        if found.name in self._residence:
-            self._sources.check_same(found.name, folder, adapter)
-        else:
-            self._sources.remember(found, adapter)
-        request = self._request(
-            found.name, progress=progress, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s
-        )
+        with self._bound(self._sources.named(name, folder), adapter) as known:
+            request = self._request(
+                known, progress=progress, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s
+            )
         with lease_of(request) as lease:
             loaded = self._residence.find(lease.name)
             assert loaded is not None, "a lease was given on a model that is not there"
             return loaded.info
 
     def begin_load(
-        self, name: str, *, pinned: bool = False, idle_ttl_s: float | None = None
+        self, name: str, *, pinned: bool | None = None, idle_ttl_s: float | None = None
     ) -> "Future[ModelLease]":
         """`load` of a model on this machine, by name only and without waiting. Raises what is known at once."""
         known = self._known_name(name)
@@ -218,13 +216,33 @@ class Engine:
         known = self._sources.name_of(name)
         return known if known in self._sources else self._sources.of(name).found.name
 
+    def bind_folder(self, folder: Path) -> str:
+        """The name under which a model's folder can be asked for from now on; it is loaded when it is. Raises
+        ModelNotFound, and InvalidRequest if the name stands for another model."""
+        with self._bound(self._sources.named(str(folder.absolute()), None), None) as known:
+            return known
+
+    @contextmanager
+    def _bound(self, found: FoundModel, adapter: Path | None) -> Iterator[str]:
+        """A model's name, tied to its files for the load that is asked for meanwhile."""
+        self._refuse_if_not_serving()
+        with self._binding:
+            in_use = self._keeper.knows(found.name)
+            self._sources.bind(found, adapter, in_use=in_use)
+            try:
+                yield found.name
+            except BaseException:
+                if not in_use:
+                    self._sources.failed(found.name)
+                raise
+
     def _request(
         self,
         name: str,
         *,
         progress: Progress | None = None,
         stays: bool = False,
-        pinned: bool = False,
+        pinned: bool | None = None,
         idle_ttl_s: float | None = None,
     ) -> "Future[ModelLease]":
         return self._keeper.request(

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from basemlx.engine.config import EngineConfig
@@ -30,7 +31,7 @@ from basemlx.engine.openai.json_body import parse_json
 from basemlx.engine.openai.turn import Turn
 from basemlx.provider.backend import Body, Response
 from basemlx.provider.body import encode_body, streamed, timeout_of
-from basemlx.provider.work import Work, in_thread
+from basemlx.provider.work import Work
 
 if TYPE_CHECKING:
     from basemlx.engine.engine import Engine
@@ -95,7 +96,6 @@ class LocalBackend:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._service: OpenAIService | None = None
-        self._folders: dict[str, Future[str]] = {}
         self._work = Work()
 
     @property
@@ -183,10 +183,7 @@ class LocalBackend:
 
     def _admit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
         deadline = self._deadline_of(body)
-        parsed, folder = self._parsed(body)
-        if folder is not None:
-            parsed["model"] = deadline.wait(folder, lambda future: None)
-        reading = self._read(kind, parsed)
+        reading = self._read(kind, body)
         asked, cancelled = reading.asked, threading.Event()
         limit = deadline.setting(cancelled) if _brings_grammar(asked) else nullcontext()
         with deadline.wait(reading.reservation, give_up) as lease, limit:
@@ -196,11 +193,8 @@ class LocalBackend:
         self._refuse_in_child()
         deadline = self._deadline_of(body)
         async with deadline.around():
-            parsed, folder = await self._work.run(lambda: self._parsed(body))
-            if folder is not None:
-                parsed["model"] = await asyncio.wrap_future(folder)
             reading = await self._work.run(
-                lambda: self._read(kind, parsed), lambda unread: give_up(unread.reservation)
+                lambda: self._read(kind, body), lambda unread: give_up(unread.reservation)
             )
             asked, cancelled = reading.asked, threading.Event()
             async with _held(reading.reservation) as lease:
@@ -217,27 +211,14 @@ class LocalBackend:
         config = self._given.config if self._given is not None else self._config or EngineConfig()
         return Deadline(timeout_of(body) or config.request_timeout_s)
 
-    def _parsed(self, body: Body) -> "tuple[dict[str, Any], Future[str] | None]":
-        """The body as it would have come over HTTP. With a folder in place of a model's name, that folder is loaded,
-        and the future has the model's name."""
+    def _read(self, kind: _Kind[Asked, Made], body: Body) -> _Reading[Asked]:
+        """The body as it would have come over HTTP; a folder in place of a model's name becomes that folder's name."""
+        service = self._started()
         parsed = parse_json(encode_body(body))
         name = parsed.get("model")
         if isinstance(name, str) and name.startswith(("/", "./", "../", "~")):
-            return parsed, self._folder(name)
-        return parsed, None
-
-    def _folder(self, folder: str) -> "Future[str]":
-        """One load for all who ask; one that failed is tried again by the next who asks."""
-        engine = self.engine
-        with self._lock:
-            known = self._folders.get(folder)
-            if known is None or (known.done() and known.exception() is not None):
-                known = in_thread(lambda: engine.load(folder).name, "basemlx-load")
-                self._folders[folder] = known
-            return known
-
-    def _read(self, kind: _Kind[Asked, Made], parsed: Mapping[str, Any]) -> _Reading[Asked]:
-        asked = kind.read(self._started(), parsed)
+            parsed["model"] = self.engine.bind_folder(Path(name).expanduser())
+        asked = kind.read(service, parsed)
         return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
 
     def close(self) -> None:
@@ -247,7 +228,6 @@ class LocalBackend:
         with self._lock:
             engine, self._engine, self._service = self._engine, None, None
             work, self._work = self._work, Work()
-            self._folders.clear()
         work.close()
         if engine is not None and engine is not self._given:
             engine.close()

@@ -47,21 +47,6 @@ class Work:
         self._grammar_threads.shutdown(wait=False)
 
 
-def in_thread(work: Callable[[], T], name: str) -> "Future[T]":
-    """`work()` on a thread of its own, for what may take minutes and has several who wait: cancelling does nothing."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
-
-
 def _discard(future: "Future[T]", discard: Callable[[T], object]) -> None:
     if not future.cancelled() and future.exception() is None:
         discard(future.result())

@@ -58,21 +58,21 @@ class ModelLease:
 
 @dataclass(slots=True)
 class _Stay:
-    """How long a model is to stay once it is loaded."""
+    """How long a model is to stay once it is loaded, as one who waits for it asked. `pinned` None: as it was."""
 
-    pinned: bool = False
+    pinned: bool | None = None
     idle_ttl_s: float | None = None
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """Who waits for one model: futures in order of asking, and who wants to see progress. `plan` is the first one's:
-    what was decided when the model joined the queue is what is loaded."""
+    """Who waits for one model: futures in order of asking, with how long each wants it to stay (None: no matter), and
+    who wants to see progress. `plan` is the first one's: what was decided when the model joined the queue is what is
+    loaded."""
 
     plan: LoadPlan
-    futures: list["Future[ModelLease]"] = field(default_factory=list)
+    futures: dict["Future[ModelLease]", _Stay | None] = field(default_factory=dict)
     progress: list[Progress] = field(default_factory=list)
-    stay: _Stay | None = None
 
 
 class ModelKeeper:
@@ -122,14 +122,15 @@ class ModelKeeper:
         *,
         progress: Progress | None = None,
         stays: bool = False,
-        pinned: bool = False,
+        pinned: bool | None = None,
         idle_ttl_s: float | None = None,
     ) -> "Future[ModelLease]":
         """A lease, as soon as the model is loaded, as `plan` says unless others wait for it already.
 
         Cancelling the future gives the wait up; a lease that came already is the caller's to release. `stays` makes
-        `pinned` and `idle_ttl_s` hold for the model from now on; without it, a model that this loads gets the default
-        idle time. The future raises what the load raised, OutOfMemory or ShuttingDown.
+        `idle_ttl_s` hold for the model from now on, and `pinned` unless that is None; without it, a model that this
+        loads gets the default idle time. Who gave up has no say. The future raises what the load raised, OutOfMemory
+        or ShuttingDown.
         """
         future: Future[ModelLease] = Future()
         stay = _Stay(pinned, idle_ttl_s) if stays else None
@@ -138,15 +139,13 @@ class ModelKeeper:
                 future.set_exception(ShuttingDown("The engine was closed."))
                 return future
             if self._pool.acquire(name, self._clock()):
-                if stay is not None:
-                    self._pool.keep(name, pinned=stay.pinned, idle_ttl_s=stay.idle_ttl_s)
+                self._let_stay(name, stay)
                 future.set_result(self._leased(name))
                 return future
             waiting = self._waiting.setdefault(name, _Waiting(plan))
-            waiting.futures.append(future)
+            waiting.futures[future] = stay
             if progress is not None:
                 waiting.progress.append(progress)
-            waiting.stay = stay or waiting.stay
             self._pool.want(name, waiting.plan.num_bytes)
             self._changed.notify_all()
         future.add_done_callback(lambda done: self._given_up(name, done) if done.cancelled() else None)
@@ -164,6 +163,11 @@ class ModelKeeper:
             self._changed.notify_all()
         future.add_done_callback(lambda done: self._may_stay(name, done) if done.cancelled() else None)
         return future
+
+    def knows(self, name: str) -> bool:
+        """Whether it is in memory, on its way in or out, or waited for."""
+        with self._changed:
+            return name in self._waiting or self._pool.find(name) is not None
 
     def residents(self) -> list[Resident]:
         """Copies of the books, in order of loading."""
@@ -200,6 +204,10 @@ class ModelKeeper:
 
     # inside
 
+    def _let_stay(self, name: str, stay: _Stay | None) -> None:
+        if stay is not None:
+            self._pool.keep(name, pinned=stay.pinned, idle_ttl_s=stay.idle_ttl_s)
+
     def _leased(self, name: str) -> ModelLease:
         """For a reference that has been taken."""
         return ModelLease(name, self._share, self._release)
@@ -219,7 +227,7 @@ class ModelKeeper:
             waiting = self._waiting.get(name)
             if waiting is None or future not in waiting.futures:
                 return
-            waiting.futures.remove(future)
+            del waiting.futures[future]
             loading = self._pool.find(name)
             if not waiting.futures and (loading is None or loading.state is not State.LOADING):
                 del self._waiting[name]
@@ -284,13 +292,7 @@ class ModelKeeper:
         else:
             with self._changed:
                 self._pool.loaded(name, num_bytes, self._clock())
-                waiting = self._waiting.get(name)
-                stay = waiting.stay if waiting is not None else None
-                self._pool.keep(
-                    name,
-                    pinned=stay.pinned if stay is not None else None,
-                    idle_ttl_s=stay.idle_ttl_s if stay is not None else self._default_idle_ttl_s,
-                )
+                self._pool.keep(name, idle_ttl_s=self._default_idle_ttl_s)
             self._hand_out(name)
 
     def _load_failed(self, name: str, error: BaseMLXError) -> None:
@@ -315,10 +317,10 @@ class ModelKeeper:
         with self._changed:
             waiting = self._waiting.pop(name, None)
             self._pool.forget(name)
-            if waiting is not None and waiting.stay is not None:
-                self._pool.keep(name, pinned=waiting.stay.pinned, idle_ttl_s=waiting.stay.idle_ttl_s)
-            waited = waiting.futures if waiting is not None else []
+            waited = waiting.futures if waiting is not None else {}
             futures = [future for future in waited if future.set_running_or_notify_cancel()]
+            for future in futures:
+                self._let_stay(name, waited[future])
             self._pool.grant(name, len(futures), self._clock())
         for future in futures:
             future.set_result(self._leased(name))

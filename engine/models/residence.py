@@ -127,6 +127,15 @@ class Residence:
 
     def load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
         """The bytes that the model takes, once it is loaded as planned."""
+        try:
+            num_bytes = self._load(name, plan, progress)
+        except BaseException:
+            self._sources.failed(name)
+            raise
+        self._sources.loaded(name)
+        return num_bytes
+
+    def _load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
         progress("checking", 0.0)
         source = self._sources.fresh(name)
         found = source.found

@@ -95,11 +95,11 @@ def _fields(body: bytes, known: Sequence[str]) -> dict[str, Any]:
     return fields
 
 
-def _stay(body: Mapping[str, Any]) -> tuple[bool, float | None]:
+def _stay(body: Mapping[str, Any]) -> tuple[bool | None, float | None]:
     """`pin` and `idle_ttl_s` of a body, both optional."""
-    pin, idle_ttl_s = body.get("pin", False), body.get("idle_ttl_s")
-    if not isinstance(pin, bool):
-        raise InvalidRequest("pin must be true or false.", param="pin")
+    pin, idle_ttl_s = body.get("pin"), body.get("idle_ttl_s")
+    if "pin" in body and not isinstance(pin, bool):
+        raise InvalidRequest("pin must be true or false; left out, a pin stays as it is.", param="pin")
     if idle_ttl_s is not None and (
         isinstance(idle_ttl_s, bool)
         or not isinstance(idle_ttl_s, int | float)
