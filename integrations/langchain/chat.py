@@ -1,6 +1,6 @@
 """ChatBaseMLX: a LangChain chat model over a Backend. What it sends and gets are OpenAI's dicts, in both transports."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -12,8 +12,7 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, model_validator
 
@@ -22,8 +21,7 @@ from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_messa
 from basemlx.integrations.langchain.names import sorted_call, sorted_in
 from basemlx.integrations.langchain.place import EnginePlace
 from basemlx.integrations.langchain.retry import aretried, retried
-
-Schema = dict[str, Any] | type
+from basemlx.integrations.langchain.schemas import Schema, Tool, response_format, tool_of, wire_choice
 
 _SENT = (
     "temperature",
@@ -160,7 +158,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
 
     def bind_tools(
         self,
-        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        tools: Sequence[Tool],
         *,
         tool_choice: str | dict[str, Any] | bool | None = None,
         strict: bool | None = None,
@@ -171,7 +169,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         is enforced."""
         wire = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         if tool_choice is not None and tool_choice is not False:
-            kwargs["tool_choice"] = _wire_choice(tool_choice, [tool["function"]["name"] for tool in wire])
+            kwargs["tool_choice"] = wire_choice(tool_choice, wire)
         if parallel_tool_calls is not None:
             kwargs["parallel_tool_calls"] = parallel_tool_calls
         return self.bind(tools=wire, **kwargs)
@@ -194,16 +192,15 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
         parser: Any
         if method == "function_calling":
-            name = convert_to_openai_tool(schema)["function"]["name"]
-            model = self.bind_tools(
-                [schema], tool_choice=name, strict=strict, ls_structured_output_format=told, **kwargs
-            )
+            tool = tool_of(schema, strict)
+            name = tool["function"]["name"]
+            model = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=told, **kwargs)
             if is_class:
                 parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
             else:
                 parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
         elif method in ("json_schema", "json_mode"):
-            form = {"type": "json_object"} if method == "json_mode" else _schema_format(schema, strict)
+            form = {"type": "json_object"} if method == "json_mode" else response_format(schema, strict)
             model = self.bind(response_format=form, ls_structured_output_format=told, **kwargs)
             parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
         else:
@@ -218,6 +215,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     # tokens, by the model's own tokenizer
 
     def get_token_ids(self, text: str) -> list[int]:
+        if not text:  # of which the engine makes no request
+            return []
         tokens: list[int] = self._backend().tokenize({"model": self.model, "prompt": text})["tokens"]
         return tokens
 
@@ -226,6 +225,8 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     ) -> int:
         """What a request with these messages has as prompt, the template's own tokens included. `kwargs` are further
         fields of the request, as for `bind`: those of the model, and these, may change what the template makes."""
+        if not messages:
+            return 0
         body = self._body(messages, None, kwargs)
         if tools:
             body["tools"] = [convert_to_openai_tool(tool) for tool in tools]
@@ -273,23 +274,3 @@ def _result(response: dict[str, Any]) -> ChatResult:
 def _generation_chunk(wire: dict[str, Any]) -> ChatGenerationChunk | None:
     message = to_chunk(wire)
     return None if message is None else ChatGenerationChunk(message=message)
-
-
-def _wire_choice(choice: str | dict[str, Any] | bool, names: Sequence[str]) -> Any:
-    if choice is True or choice == "any":
-        return "required"
-    if isinstance(choice, str) and choice in names:
-        return {"type": "function", "function": {"name": choice}}
-    return choice
-
-
-def _schema_format(schema: Schema, strict: bool | None) -> dict[str, Any]:
-    converted = convert_to_json_schema(schema)
-    wire = {
-        "name": "".join(c if c.isalnum() or c in "_-" else "_" for c in converted.get("title", "answer"))[
-            :64
-        ],
-        "schema": converted,
-        "strict": True if strict is None else strict,
-    }
-    return {"type": "json_schema", "json_schema": wire}

@@ -31,9 +31,17 @@ def _wires_of(message: BaseMessage) -> list[dict[str, Any]]:
     for wire in wires:
         if isinstance(message, AIMessage) and reasoning:
             wire["reasoning_content"] = reasoning
+        if isinstance(message, AIMessage) and message.invalid_tool_calls:
+            wire["tool_calls"] = [*wire.get("tool_calls", ()), *map(_invalid, message.invalid_tool_calls)]
         if isinstance(wire.get("content"), list):
             wire["content"] = [part for part in wire["content"] if _is_sent(part)] or ""
     return wires
+
+
+def _invalid(call: InvalidToolCall) -> dict[str, Any]:
+    """With its broken arguments: what follows speaks of them, and of its id."""
+    function = {"name": call.get("name") or "unknown", "arguments": call.get("args") or ""}
+    return {"type": "function", "id": call.get("id") or "", "function": function}
 
 
 def _is_sent(part: Any) -> bool:

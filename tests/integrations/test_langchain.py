@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -14,7 +14,8 @@ pytest.importorskip("langchain_core", reason="the extra langchain is not install
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import add_ai_message_chunks
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
+from typing_extensions import TypedDict
 
 from basemlx.engine.errors import (
     AuthenticationFailed,
@@ -24,7 +25,7 @@ from basemlx.engine.errors import (
     ModelNotFound,
     QueueFull,
 )
-from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX, retry
+from basemlx.integrations.langchain import BaseMLXEmbeddings, ChatBaseMLX, retry, schemas
 from basemlx.integrations.langchain.messages import to_chunk, to_message, to_openai
 from basemlx.provider.errors import ServerUnreachable
 from basemlx.provider.local import LocalBackend
@@ -90,6 +91,10 @@ def test_tokens_are_the_models_own(chat: ChatBaseMLX) -> None:
         == (answer.usage_metadata["input_tokens"])
     )
     assert chat.get_num_tokens("The quick brown fox") == len(chat.get_token_ids("The quick brown fox")) > 0
+
+
+def test_nothing_has_no_tokens(chat: ChatBaseMLX) -> None:
+    assert chat.get_num_tokens("") == chat.get_num_tokens_from_messages([]) == 0
 
 
 def test_the_settings_that_change_a_prompt_count(chat: ChatBaseMLX) -> None:
@@ -268,15 +273,21 @@ async def test_what_may_pass_is_asked_again_as_often_as_wanted(monkeypatch: pyte
 
 
 async def test_leaving_a_stream_frees_its_row(chat: ChatBaseMLX, noise: Noise) -> None:
+    def check_given_up() -> None:
+        noise.check_idle()
+        done = noise.finished.pop()
+        assert done.finish_reasons == ("abort",)
+        assert done.usage.completion_tokens < 950  # of 1,900
+
     for chunk in chat.bind(max_tokens=1900).stream("Hi"):
         assert chunk is not None
         break
-    await asyncio.to_thread(noise.check_idle)
+    await asyncio.to_thread(check_given_up)
     stream = chat.bind(max_tokens=1900).astream("Hi")
     async for _ in stream:
         break
     await stream.aclose()  # type: ignore[attr-defined]
-    await asyncio.to_thread(noise.check_idle)
+    await asyncio.to_thread(check_given_up)
 
 
 @pytest.mark.filterwarnings("ignore:The function `load` is in beta")
@@ -335,6 +346,145 @@ async def test_embeddings_are_the_same_in_both_transports(
     assert expected == there.embed_documents(texts) == await there.aembed_documents(texts)
     assert expected[0] == pytest.approx(there.embed_query("a fox"), abs=1e-6)
     assert len(BaseMLXEmbeddings(model=vectors, base_url=api_base, dimensions=8).embed_query("a fox")) == 8
+
+
+async def test_embeddings_are_asked_for_in_parts_and_with_their_prompts() -> None:
+    recorder = Recorder()
+    embeddings = BaseMLXEmbeddings(
+        model=NOISE, backend=recorder, query_prompt_name="query", document_prompt_name="document"
+    )
+    texts = ["x" * (number % 7 + 1) for number in range(1100)]
+    expected = [[float(len(text))] for text in texts]
+    assert embeddings.embed_documents(texts) == await embeddings.aembed_documents(texts) == expected
+    assert [len(body["input"]) for body in recorder.bodies] == [512, 512, 76] * 2
+    assert {body["prompt_name"] for body in recorder.bodies} == {"document"}
+    assert embeddings.embed_query("abc") == await embeddings.aembed_query("abc") == [3.0]
+    assert [body["prompt_name"] for body in recorder.bodies[6:]] == ["query", "query"]
+    assert embeddings.embed_documents([]) == []
+    BaseMLXEmbeddings(model=NOISE, backend=recorder).embed_query("abc")
+    assert "prompt_name" not in recorder.bodies[-1]
+
+
+# tools and structure
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class PersonDict(TypedDict):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class Tree(BaseModel):
+    label: Literal["a"]
+    parts: list["Tree"]
+
+
+ADA = "Ada is 36 years old. Give name and age as JSON."
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+OPENAIS: dict[str, Any] = {"name": "a_person", "schema": PERSON, "strict": True}
+
+
+@pytest.fixture
+def tiny(chat: ChatBaseMLX) -> ChatBaseMLX:
+    return chat.model_copy(
+        update={"model": "tiny", "model_kwargs": {}, "temperature": 0.0, "max_tokens": 100}
+    )
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        Person,
+        PersonDict,
+        PERSON,
+        PERSON | {"title": "A person!"},
+        OPENAIS,
+        {"type": "json_schema", "json_schema": OPENAIS},
+        {"name": "person", "parameters": PERSON},
+        {"type": "function", "function": {"name": "person", "parameters": PERSON}},
+        {"name": "person", "input_schema": PERSON},
+        PERSON | {"name": "person"},
+    ],
+    ids=str,
+)
+def test_structure_by_every_form_of_a_schema(tiny: ChatBaseMLX, schema: Any, method: Any) -> None:
+    answer = tiny.with_structured_output(schema, method=method).invoke(ADA)
+    if schema is Person:
+        assert isinstance(answer, Person)
+        answer = answer.model_dump()
+    assert list(answer) == ["name", "age"]
+    assert isinstance(answer["age"], int)
+
+
+def test_schemas_reach_the_engine_whole() -> None:
+    array = {"type": "array", "items": {"type": "string"}}
+    cases: list[tuple[Any, str, Any, bool]] = [
+        (array, "answer", array, True),
+        (array | {"title": "Some names"}, "Some_names", array | {"title": "Some names"}, True),
+        (OPENAIS | {"strict": False}, "a_person", PERSON, False),
+        (Tree, "Tree", Tree.model_json_schema(), True),
+    ]
+    for given, name, schema, strict in cases:
+        sent = schemas.response_format(given, None)["json_schema"]
+        assert sent == {"name": name, "schema": schema, "strict": strict}
+        assert schemas.response_format(given, False)["json_schema"]["strict"] is False
+    assert schemas.tool_of(array, None)["function"] == {"name": "answer", "parameters": array}
+    nothing = schemas.tool_of({"name": "ping", "description": "Pings."}, None)["function"]
+    assert nothing == {"name": "ping", "description": "Pings."}
+    with pytest.raises(ValueError, match="has no function"):
+        schemas.tool_of({"type": "function"}, None)
+
+
+def test_the_raw_answer_can_come_along_and_what_was_wrong_with_it(tiny: ChatBaseMLX) -> None:
+    for method in ("json_schema", "function_calling"):
+        asked = tiny.with_structured_output(Person, method=method, include_raw=True)
+        whole: Any = asked.invoke(ADA)
+        assert whole["parsed"] == Person(name="Ada", age=36)
+        assert whole["parsing_error"] is None
+        assert whole["raw"].response_metadata["finish_reason"] in ("stop", "tool_calls")
+    short = tiny.model_copy(update={"max_tokens": 6})
+    cut: Any = short.with_structured_output(Person, include_raw=True).invoke(ADA)
+    assert cut["parsed"] is None
+    assert cut["parsing_error"] is not None
+    assert cut["raw"].response_metadata["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize("tool", [{"type": "web_search_preview"}, {"type": "function"}])
+def test_tools_that_are_no_functions_are_refused_by_the_engine(tiny: ChatBaseMLX, tool: Any) -> None:
+    for choice in (None, "any", "search"):
+        with pytest.raises(InvalidRequest) as info:
+            tiny.bind_tools([tool], tool_choice=choice).invoke("Hi")
+        assert str(info.value.param).startswith("tools[0]")
+
+
+def test_a_broken_call_is_sent_back_with_what_was_answered_to_it(tiny: ChatBaseMLX) -> None:
+    broken = {"name": "get", "args": '{"a": ', "id": "call_1", "error": "cut", "type": "invalid_tool_call"}
+    fine = {"name": "get", "args": {"a": 1}, "id": "call_0", "type": "tool_call"}
+    answer = AIMessage("", tool_calls=[fine], invalid_tool_calls=[broken])
+    results = [ToolMessage("Rain", tool_call_id="call_0"), ToolMessage("No JSON.", tool_call_id="call_1")]
+    history = [HumanMessage("Weather?"), answer, *results]
+    wire = to_openai(history)
+    assert [(call["id"], call["function"]["arguments"]) for call in wire[1]["tool_calls"]] == [
+        ("call_0", '{"a": 1}'),
+        ("call_1", '{"a": '),
+    ]
+    assert wire[3] == {"role": "tool", "tool_call_id": "call_1", "content": "No JSON."}
+    assert tiny.invoke(history).usage_metadata
+    assert len(to_openai([AIMessage("", invalid_tool_calls=[broken])])[0]["tool_calls"]) == 1
 
 
 # messages
