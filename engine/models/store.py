@@ -1,0 +1,205 @@
+"""One repository of the Hugging Face cache: what `pull` puts into it and what `rm` takes out, and nothing else.
+
+    blobs/OID                 contents, under their hash
+    snapshots/COMMIT/NAME     links to them; a new snapshot appears in one step
+    refs/BRANCH               the commit that a branch or tag points at
+    .basemlx.json             what was brought, noted before it comes; where branches pointed before
+
+Other programs use the same folders: what they brought, and what they need of ours, stays. Knows no hub.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from basemlx.engine.models.config import read_json_object
+from basemlx.engine.models.discovery import CACHE_PREFIX, NOTE_NAME
+from basemlx.engine.models.listing import COMMIT, OID, is_wanted
+from basemlx.engine.models.transfer import PARTIAL_SUFFIX, RemoteFile
+
+_PARTS = ("blobs", "refs", "snapshots")
+
+
+def repository_folder(cache: Path, repository: str) -> Path:
+    return cache / (CACHE_PREFIX + repository.replace("/", "--"))
+
+
+class Store:
+    """One repository of the cache. Under its lock; as a context manager, leaves no empty folders."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Self:
+        for name in _PARTS:
+            (self._folder / name).mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not (self._folder / NOTE_NAME).exists():  # else something was brought, or is to come
+            for name in _PARTS:
+                _remove_empty(self._folder / name)
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+
+    def blob(self, file: RemoteFile) -> Path:
+        return self._folder / "blobs" / file.oid
+
+    def has(self, file: RemoteFile) -> bool:
+        return size_of(self.blob(file)) == file.size_bytes and self.blob(file).is_file()
+
+    @property
+    def has_brought(self) -> bool:
+        """Whether anything here is to be removed. A pull that found all of it there brought nothing."""
+        entries = self._note().get("commits", {}).values()
+        return any(entry.get("files") or entry.get("blobs") for entry in entries)
+
+    def expect(self, commit: str, missing: list[RemoteFile]) -> None:
+        """Notes what is about to be brought: a pull that never ends leaves nothing that cannot be removed."""
+        if missing:
+            note = self._note()
+            entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
+            entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in missing)})
+            self._write_note(note)
+
+    def publish(self, commit: str, revision: str, files: list[RemoteFile], brought: list[RemoteFile]) -> None:
+        """Makes the snapshot appear, in one step where it is new. What was brought is noted first, so that a crash in
+        between leaves nothing that cannot be removed."""
+        note = self._note()
+        entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
+        snapshot = self._folder / "snapshots" / commit
+        new_links = [file.name for file in files if not (snapshot / file.name).is_symlink()]
+        entry["files"] = sorted({*entry["files"], *new_links})
+        entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in brought)})
+        note["current"] = commit
+        if not COMMIT.fullmatch(revision):
+            before, refs = _commit_in(self._reference(revision)), note.setdefault("refs", {})
+            if before not in (None, commit) and (before not in note["commits"] or revision not in refs):
+                refs[revision] = before  # another program's, perhaps: removing gives it back
+        self._write_note(note)
+        if snapshot.is_dir():
+            for file in sorted(files, key=lambda file: file.name == "config.json"):
+                self._link(snapshot, file)
+        else:
+            staging = self._folder / "snapshots" / f".basemlx-{commit}"
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir()
+            for file in files:
+                self._link(staging, file)
+            staging.rename(snapshot)
+        if not COMMIT.fullmatch(revision):
+            _write_atomically(self._reference(revision), commit)
+
+    def _reference(self, revision: str) -> Path:
+        path = self._folder / "refs" / revision
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _link(self, snapshot: Path, file: RemoteFile) -> None:
+        link = snapshot / file.name
+        link.parent.mkdir(exist_ok=True)
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+        if not link.exists():
+            up = "../" * (2 + file.name.count("/"))
+            link.symlink_to(f"{up}blobs/{file.oid}")
+
+    def withdraw(self) -> int:
+        note = self._note()
+        commits: dict[str, Any] = note.get("commits", {})
+        snapshots, blobs = self._folder / "snapshots", self._folder / "blobs"
+        for commit, entry in commits.items():
+            if not COMMIT.fullmatch(commit):
+                continue
+            for name in sorted(entry.get("files", []), key=lambda name: name != "config.json"):
+                link = snapshots / commit / str(name)
+                if is_wanted(str(name), False) and link.is_symlink():
+                    link.unlink()
+            _remove_empty(snapshots / commit)
+        still_used = {
+            os.path.basename(os.readlink(link)) for link in snapshots.rglob("*") if link.is_symlink()
+        }
+        freed = 0
+        oids = {str(oid) for entry in commits.values() for oid in entry.get("blobs", [])}
+        for path in [
+            *(blobs / oid for oid in oids if OID.fullmatch(oid)),
+            *blobs.glob("*" + PARTIAL_SUFFIX),
+        ]:
+            if path.name not in still_used and path.is_file():
+                freed += size_of(path)
+                path.unlink()
+        refs = self._folder / "refs"
+        before: dict[str, Any] = note.get("refs", {})
+        for reference in [path for path in refs.rglob("*") if path.is_file()]:
+            if _commit_in(reference) not in commits:
+                continue
+            earlier = str(before.get(reference.relative_to(refs).as_posix()))
+            if COMMIT.fullmatch(earlier) and (snapshots / earlier).is_dir():
+                _write_atomically(reference, earlier)  # another program's, which pull moved on
+            elif not (snapshots / str(_commit_in(reference))).exists():
+                reference.unlink()
+        (self._folder / NOTE_NAME).unlink(missing_ok=True)
+        return freed
+
+    def _note(self) -> dict[str, Any]:
+        path = self._folder / NOTE_NAME
+        if not path.is_file():
+            return {}
+        note = read_json_object(path)
+        commits = note.get("commits")
+        is_ours = isinstance(commits, dict) and all(isinstance(entry, dict) for entry in commits.values())
+        return note if is_ours and isinstance(note.get("refs", {}), dict) else {}
+
+    def _write_note(self, note: dict[str, Any]) -> None:
+        _write_atomically(self._folder / NOTE_NAME, json.dumps(note, indent=1))
+
+
+@contextlib.contextmanager
+def only_one(cache: Path, folder: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """One pull or removal of a repository at a time; another waits, and is told so. The lock goes with its process."""
+    locks = cache / ".locks" / folder.name
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / "basemlx.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _commit_in(reference: Path) -> str | None:
+    """What a branch or tag points at, None where that is no commit."""
+    try:
+        commit = reference.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _remove_empty(folder: Path) -> None:
+    """The folder and those in it that are empty, deepest first; never a file."""
+    if not folder.is_dir():
+        return
+    inside = [path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()]
+    for path in [*sorted(inside, reverse=True), folder]:
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
