@@ -8,18 +8,24 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import pytest
 
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded, QueueFull, RequestAborted
 from basemlx.provider.backend import Backend
 from basemlx.provider.errors import ServerError, ServerUnreachable
 from basemlx.provider.http import HttpBackend
+from basemlx.provider.local import LocalBackend
 from basemlx.provider.sse import EventParser
-from tests.serving import Noise, chat_body
+from tests.serving import LiveServer, Noise, chat_body, wait_until
 from tests.transports import answering
 
 LONG = {"max_tokens": 1900}
@@ -70,10 +76,13 @@ def completion_body() -> dict[str, Any]:
     return {"model": "noise", "prompt": "The quick", "ignore_eos": True, **LONG}
 
 
+NUM_AT_A_TIME = 6
+
+
 async def cancel_at_random(backends: tuple[Backend, ...], count: int, seed: int) -> None:
-    """`count` requests, up to six at a time, each left at a random moment in a random way."""
+    """`count` requests, so many at a time, each left at a random moment in a random way."""
     chance = random.Random(seed)
-    limit = asyncio.Semaphore(6)
+    limit = asyncio.Semaphore(NUM_AT_A_TIME)
 
     async def one(backend: Backend, kind: int, delay_s: float, num_chunks: int) -> None:
         async with limit:
@@ -102,19 +111,54 @@ async def cancel_at_random(backends: tuple[Backend, ...], count: int, seed: int)
     )
 
 
-async def test_sixty_random_cancels_leave_the_engine_idle_and_whole(
-    both: tuple[Backend, Backend], noise: Noise
+@contextmanager
+def nothing_kept(live: LiveServer) -> Iterator[None]:
+    """Threads, open files and connections, here and at the server, are those of before. Threads of pools, whose number
+    is bounded, do not count."""
+
+    def threads() -> set[threading.Thread]:
+        pools = ("asyncio_", "basemlx-local", "basemlx-work")
+        return {thread for thread in threading.enumerate() if not thread.name.startswith(pools)}
+
+    connections = live.server.server_state.connections
+    process = psutil.Process()
+    threads_before, files_before, connections_before = threads(), process.num_fds(), set(connections)
+    yield
+    wait_until(lambda: connections <= connections_before, "the server's connections to be closed")
+    wait_until(lambda: threads() <= threads_before, "threads to end")
+    wait_until(lambda: process.num_fds() <= files_before, "open files to be closed")
+
+
+async def cancels_leave_nothing(
+    count: int, seed: int, local: LocalBackend, live: LiveServer, noise: Noise
 ) -> None:
-    await cancel_at_random(both, 60, seed=1)
-    await asyncio.to_thread(noise.check_idle)
+    base = f"http://127.0.0.1:{live.port}/v1"
+    with HttpBackend(base) as first:
+        await cancel_at_random((local, first), 12, seed=0)  # what is made once is there
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()  # what tests of LiteLLM have left behind: event loops of its own
+    with nothing_kept(live):
+        with HttpBackend(base) as http:
+            await cancel_at_random((local, http), count, seed)
+            await asyncio.to_thread(noise.check_idle)
+            assert (await http.amodels())["data"]
+            pooled = http._connections.client()._transport._pool.connections  # type: ignore[attr-defined]
+            assert 1 <= len(pooled) <= NUM_AT_A_TIME
+            assert all(connection.is_idle() for connection in pooled)
+        gc.collect()
+
+
+async def test_sixty_random_cancels_leave_the_engine_idle_and_whole_and_nothing_open(
+    local: LocalBackend, live: LiveServer, noise: Noise
+) -> None:
+    await cancels_leave_nothing(60, 1, local, live, noise)
 
 
 @pytest.mark.slow
-async def test_a_thousand_random_cancels_leave_the_engine_idle_and_whole(
-    both: tuple[Backend, Backend], noise: Noise
+async def test_a_thousand_random_cancels_leave_the_engine_idle_and_whole_and_nothing_open(
+    local: LocalBackend, live: LiveServer, noise: Noise
 ) -> None:
-    await cancel_at_random(both, 1000, seed=2)
-    await asyncio.to_thread(noise.check_idle)
+    await cancels_leave_nothing(1000, 2, local, live, noise)
 
 
 # many callers
