@@ -24,6 +24,13 @@ def load_decoder(folder: Path, config: Config) -> nn.Module:
             "The model is a decoder whose attention was made to see both ways, which mlx-lm does not compute."
         )
     utils = mlx_lm_module("utils")
+    try:
+        utils._get_classes(config)
+    except (ValueError, AttributeError):
+        raise ModelLoadFailed(
+            f"The architecture {config['model_type']!r} is not one that the installed mlx-lm has, nor one of basemlx's "
+            "encoders."
+        ) from None
 
     def headless(config: Config) -> tuple[type, type]:
         model_class, args_class = utils._get_classes(config)
@@ -42,7 +49,21 @@ def load_decoder(folder: Path, config: Config) -> nn.Module:
         raise ModelLoadFailed(
             f"basemlx does not know how to take vectors from a {config['model_type']!r} model."
         )
+    _check_calls(body, str(config["model_type"]))
     return body
+
+
+def _check_calls(body: Any, model_type: str) -> None:
+    """Whether the model takes inputs as they are given to it here: whole, without a cache, and in chunks with a plain
+    one. Recurrent and hybrid ones want caches of their own. Nothing is computed but shapes."""
+    tokens = mx.zeros((1, 2), dtype=mx.int32)
+    try:
+        body(tokens)
+        body(tokens, mlx_lm_module("models.cache").make_prompt_cache(body))
+    except (TypeError, AttributeError):
+        raise ModelLoadFailed(
+            f"mlx-lm does not compute a {model_type!r} model without a cache of its own kind, which embeddings need."
+        ) from None
 
 
 def _without_head(model_class: Any) -> type:

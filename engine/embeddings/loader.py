@@ -115,7 +115,9 @@ class LoadedEmbedder:
         timeout_s: float | None = None,
     ) -> EmbeddingRequest:
         """Checks and encodes. Raises InvalidRequest or ContextLengthExceeded, whose `param` is the input's path."""
-        if dimensions is not None:
+        if dimensions is None:
+            dimensions = self.recipe.truncate_dim
+        else:
             check_dimensions(dimensions, self.dimensions, self.matryoshka, self.info.name)
         prompt = self._prompt(prompt_name)
         single = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], int))
@@ -151,7 +153,9 @@ class LoadedEmbedder:
         return prompts[name]
 
     def _encode(self, text: str, path: str) -> list[int] | None:
-        """Token ids, or None for a text that is surely too long."""
+        """Token ids, or None for a text that is surely too long. Space around a text, its prompt included, does not
+        count, as in sentence-transformers up to its version 5; a decoder's tokens would differ for it."""
+        text = text.strip()
         if self.recipe.lowercase:
             text = text.lower()
         is_long = len(text) > _CHARACTERS_PER_TOKEN * self.max_tokens  # megabytes are not worth encoding
@@ -204,10 +208,6 @@ def prepare_embedder(
     checked = check_folder(folder)
     is_encoder = checked.config["model_type"] in ENCODER_TYPES
     recipe = read_recipe(folder, ENCODER_DEFAULT if is_encoder else DECODER_DEFAULT)
-    if not is_encoder and recipe.pooling != ("lasttoken",):
-        raise ModelLoadFailed(
-            "The model is a decoder that is not pooled by its last token; that is not supported."
-        )
     return PreparedEmbedder(name, checked, Tokenizer.from_folder(folder), recipe, source, aliases)
 
 
@@ -222,6 +222,11 @@ def embedder_steps(
     yield "architecture", 0.0
     try:
         model: Any = _encoder(checked) if prepared.is_encoder else load_decoder(checked.folder, config)
+        if not prepared.is_encoder and prepared.recipe.pooling != ("lasttoken",):
+            raise ModelLoadFailed(
+                f"The model is a decoder ({config['model_type']}) that is not pooled by its last token; that is not "
+                "supported."
+            )
         weights_bytes = estimate_bytes(model, precision)
         check_room(weights_bytes, prepared.name)
         for share in materialise(model, precision):
@@ -257,7 +262,7 @@ def embedder_steps(
         max_tokens=info.context_tokens,
         vocab_size=vocab_size,
         num_heads=_num_heads(config),
-        matryoshka=is_matryoshka(prepared.name, config) or prepared.recipe.matryoshka,
+        matryoshka=is_matryoshka(prepared.name, config) or prepared.recipe.truncate_dim is not None,
         end_token_id=None if prepared.is_encoder else _end_token_id(checked, prepared.tokenizer),
         weights_bytes=weights_bytes,
         _model=model,

@@ -40,7 +40,8 @@ MAX_PROMPT_CHARACTERS = 4096
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """`pooling` in the order in which results are joined, mostly one. `max_tokens` None: as many as the model has
-    positions. `prompts` are texts to put before an input, by name; `default_prompt` is the name of one or None."""
+    positions. `prompts` are texts to put before an input, by name; `default_prompt` is the name of one or None.
+    `truncate_dim` is how many dimensions a vector has unless more or fewer are asked for, None for all."""
 
     pooling: tuple[Pooling, ...]
     normalize: bool
@@ -48,7 +49,7 @@ class Recipe:
     lowercase: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
-    matryoshka: bool = False
+    truncate_dim: int | None = None
 
 
 def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:
@@ -65,17 +66,14 @@ def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:
     default_prompt = settings.get("default_prompt_name")
     if default_prompt is not None and default_prompt not in prompts:
         raise ModelCorrupt("config_sentence_transformers.json names a default prompt that it does not have.")
-    max_tokens = lengths.get("max_seq_length")
-    if max_tokens is not None and (type(max_tokens) is not int or max_tokens < 1):
-        raise ModelCorrupt("sentence_bert_config.json: max_seq_length must be a positive whole number.")
     return Recipe(
         pooling=pooling,
         normalize=normalize,
-        max_tokens=max_tokens,
+        max_tokens=_positive(lengths, "max_seq_length", "sentence_bert_config.json"),
         lowercase=lengths.get("do_lower_case") is True,
         prompts=prompts,
         default_prompt=default_prompt,
-        matryoshka=settings.get("truncate_dim") is not None,
+        truncate_dim=_positive(settings, "truncate_dim", "config_sentence_transformers.json"),
     )
 
 
@@ -143,6 +141,13 @@ def _read_prompts(settings: Mapping[str, Any]) -> dict[str, str]:
     ):
         raise ModelCorrupt("config_sentence_transformers.json has prompts that are not short texts by name.")
     return dict(prompts)
+
+
+def _positive(settings: Mapping[str, Any], name: str, file: str) -> int | None:
+    value = settings.get(name)
+    if value is not None and (type(value) is not int or value < 1):
+        raise ModelCorrupt(f"{file}: {name} must be a positive whole number.")
+    return value
 
 
 def _optional(path: Path) -> dict[str, Any]:

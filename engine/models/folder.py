@@ -14,6 +14,7 @@ from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.config import Config, check_config, layer_count, read_json_object
 from basemlx.engine.models.headers import TensorEntry, read_header
 from basemlx.engine.models.packing import check_settings, check_tensors
+from basemlx.engine.models.purpose import check_architecture
 
 INDEX_NAME = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
@@ -53,6 +54,7 @@ def _checked(folder: Path) -> ModelFolder:
         raise ModelCorrupt("The model's folder has no config.json; download or convert the model again.")
     config = read_json_object(folder / "config.json")
     check_config(config)
+    check_architecture(config)
     check_settings(config)
     files = _weight_files(folder)
     if not (folder / "tokenizer.json").is_file():

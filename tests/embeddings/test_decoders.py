@@ -95,6 +95,49 @@ def test_decoders_that_see_both_ways_or_pool_otherwise_are_refused(tmp_path: Pat
     write_recipe(folder, LAST, normalize=True)
     with pytest.raises(ModelLoadFailed, match="both ways"):
         load_embedder(folder, "m")
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    with pytest.raises(ModelLoadFailed, match="last token"):
+    other = write_model(tmp_path / "mean", "qwen3")
+    write_recipe(other, {"pooling_mode_mean_tokens": True}, normalize=True)
+    with pytest.raises(ModelLoadFailed, match=r"decoder \(qwen3\) that is not pooled by its last token"):
+        load_embedder(other, "m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("qwen3_next", "does not compute a 'qwen3_next' model without a cache"),
+        ("lfm2", "does not compute a 'lfm2' model without a cache"),
+        ("mamba2", "how to take vectors from a 'mamba2' model"),
+    ],
+)
+def test_decoders_that_cannot_go_without_caches_of_their_own_are_refused_by_name(
+    tmp_path: Path, kind: str, words: str
+) -> None:
+    folder = write_model(tmp_path / kind, kind)
+    write_recipe(folder, LAST, normalize=True)
+    with pytest.raises(ModelLoadFailed, match=words):
         load_embedder(folder, "m")
+
+
+@pytest.mark.parametrize("pooling", [LAST, {"pooling_mode_mean_tokens": True}])
+def test_an_architecture_that_nobody_has_is_refused_by_name_before_its_pooling(
+    tmp_path: Path, pooling: dict[str, bool]
+) -> None:
+    folder = write_model(tmp_path / "m", "qwen3")
+    write_recipe(folder, pooling, normalize=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen77"}))
+    with pytest.raises(ModelLoadFailed, match="architecture 'qwen77' is not one that the installed mlx-lm"):
+        load_embedder(folder, "m")
+
+
+def test_space_around_a_text_and_its_prompt_does_not_count(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "Qwen3-Embedding", "qwen3")
+    loaded = load_embedder(folder, folder.name)
+    bare, *others = loaded.prepare(["the fox", " the fox", "the fox\n\n"], request_id="r").token_ids
+    assert others == [bare, bare]
+    assert loaded.tokenizer.encode("the fox\n") != loaded.tokenizer.encode("the fox"), "it would have"
+    prompted, spaced, inner = loaded.prepare(
+        ["the fox", "the fox ", " the fox"], request_id="r", prompt_name="query"
+    ).token_ids
+    assert prompted == spaced
+    assert prompted != inner, "between prompt and text it counts"

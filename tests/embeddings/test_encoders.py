@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from basemlx.engine.config import EngineConfig
 from basemlx.engine.embeddings import numerics
 from basemlx.engine.embeddings.bert import encoder_shape
 from basemlx.engine.embeddings.loader import load_embedder
+from basemlx.engine.engine import Engine
 from basemlx.engine.errors import BaseMLXError, ModelCorrupt, ModelLoadFailed
 from basemlx.engine.runtime import mx, nn
 from tests.embeddings.zoo import BERT, CONFIGS, HIDDEN, hidden_states, unit, write_encoder
@@ -141,6 +144,21 @@ def test_activations_by_polynomial_and_power_are_the_exact_ones() -> None:
     np.testing.assert_allclose(numerics.silu_by_power(x), nn.silu(x), atol=1e-6, rtol=1e-6)
 
 
+def test_vectors_are_as_short_as_the_models_files_say_unless_asked_for_otherwise(tmp_path: Path) -> None:
+    write_encoder(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "short")
+    write("config_sentence_transformers.json", truncate_dim=8)(tmp_path / "short")
+    with Engine(EngineConfig()) as engine:
+        for name in ("whole", "short"):
+            engine.load(name, folder=tmp_path / name)
+        whole = engine.embed("whole", "the fox").vectors
+        short = engine.embed("short", "the fox").vectors
+        assert short.shape == (1, 8)
+        np.testing.assert_allclose(short[0], unit(whole[0, :8].astype(np.float64)), atol=1e-6)
+        assert engine.embed("short", "the fox", dimensions=4).vectors.shape == (1, 4)
+        np.testing.assert_array_equal(engine.embed("short", "the fox", dimensions=HIDDEN).vectors, whole)
+
+
 def test_the_tokenizers_own_truncation_and_padding_are_off(tmp_path: Path) -> None:
     write_encoder(tmp_path)
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).truncation["max_length"] == 8
@@ -167,6 +185,10 @@ def rewrite(name: str, **changes: Any) -> Any:
     return change
 
 
+def write(name: str, **content: Any) -> Any:
+    return lambda folder: (folder / name).write_text(json.dumps(content))
+
+
 def modules(*kinds: str, path: str = "1_Pooling") -> Any:
     def write(folder: Path) -> None:
         entries = [{"type": f"sentence_transformers.models.{kind}", "path": ""} for kind in kinds]
@@ -187,6 +209,9 @@ def modules(*kinds: str, path: str = "1_Pooling") -> Any:
         (rewrite("1_Pooling/config.json", pooling_mode_mean_tokens=False), ModelLoadFailed, "no pooling"),
         (rewrite("1_Pooling/config.json", pooling_mode="attention"), ModelLoadFailed, "pooling_mode"),
         (rewrite("1_Pooling/config.json", include_prompt=False), ModelLoadFailed, "include_prompt"),
+        (write("config_sentence_transformers.json", truncate_dim=0), ModelCorrupt, "truncate_dim must be"),
+        (write("config_sentence_transformers.json", truncate_dim="8"), ModelCorrupt, "truncate_dim must be"),
+        (write("sentence_bert_config.json", max_seq_length=True), ModelCorrupt, "max_seq_length must be"),
         (rewrite("config.json", position_embedding_type="relative_key"), ModelLoadFailed, "relative"),
         (rewrite("config.json", hidden_act="mish"), ModelLoadFailed, "mish"),
         (rewrite("config.json", num_hidden_layers=3), ModelCorrupt, "do not fit"),

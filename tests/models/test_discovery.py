@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from basemlx.engine.config import EngineConfig
+from basemlx.engine.engine import Engine
 from basemlx.engine.environment import Environment
-from basemlx.engine.errors import ModelNotFound
+from basemlx.engine.errors import InvalidRequest, ModelNotFound
 from basemlx.engine.models import discovery as module
 from basemlx.engine.models.catalogue import catalogue, guess, repository_of, suggest
 from basemlx.engine.models.discovery import Discovery, ModelPlaces, is_hub_name, lm_studio_folders
 from basemlx.engine.models.names import find_model
-from basemlx.engine.models.purpose import embeds
 from basemlx.engine.models.sources import ModelSources
+from tests.embeddings.zoo import write_encoder, write_recipe
 from tests.models.conftest import put_in_hub_cache
 
 Zoo = Callable[..., Path]
@@ -60,15 +62,39 @@ def test_a_model_is_described_by_its_files(places: ModelPlaces, zoo: Zoo) -> Non
     assert model.size_bytes == (zoo("qwen3", bits=4) / "model.safetensors").stat().st_size
 
 
+def retyped(folder: Path, model_type: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": model_type}))
+
+
 def test_what_is_listed_as_an_embedder_is_what_would_be_loaded_as_one(places: ModelPlaces, zoo: Zoo) -> None:
     put_in_hub_cache(places.hub_cache, "org/Qwen3-Embedding-tiny", zoo("qwen3"))
     put_in_hub_cache(places.hub_cache, "org/chat", zoo("qwen3"))
-    folder = shutil.copytree(zoo("llama"), places.folders[0] / "with-recipe")
-    (folder / "modules.json").write_text("[]")
+    put_in_hub_cache(places.hub_cache, "embedded-lab/Qwen3-chat", zoo("qwen3"))
+    write_recipe(
+        shutil.copytree(zoo("llama"), places.folders[0] / "with-recipe"),
+        {"pooling_mode_lasttoken": True},
+        normalize=True,
+    )
+    write_encoder(places.folders[0] / "encoder")
+    for architecture in ("mpnet", "distilbert", "t5"):
+        write_encoder(places.folders[0] / architecture)
+        retyped(places.folders[0] / architecture, architecture)
+    (places.folders[0] / "distilbert" / "modules.json").unlink()
     listed = {model.name: model for model in Discovery(places).scan()}
     embedders = {name for name, model in listed.items() if model.capabilities == ("embedding",)}
-    assert embedders == {"org/Qwen3-Embedding-tiny", "with-recipe"}
-    assert embedders == {name for name, model in listed.items() if embeds(model.folder, name)}
+    assert embedders == {"org/Qwen3-Embedding-tiny", "with-recipe", "encoder"}
+    others = {name for name, model in listed.items() if "chat" in model.capabilities}
+    assert others == {"org/chat", "embedded-lab/Qwen3-chat"}
+    for name in ("mpnet", "distilbert", "t5"):
+        assert listed[name].capabilities == ()
+        assert f"The architecture {name!r} is not one" in problem(places, name)
+    with Engine(EngineConfig(warm_up=False), discovery=Discovery(places)) as engine:
+        for name in embedders:
+            assert engine.embed(name, "the fox").vectors.shape[0] == 1
+        for name in others:
+            with pytest.raises(InvalidRequest, match="was not trained to embed"):
+                engine.embed(name, "the fox")
 
 
 def test_a_model_that_is_called_like_a_short_name_is_found_by_it(places: ModelPlaces, zoo: Zoo) -> None:

@@ -1,5 +1,5 @@
-"""Safetensors headers that are well-formed for one reader and not for MLX, and files that go while they are read: refused
-in words of ours."""
+"""Safetensors headers that are well-formed for one reader and not for MLX, and files that go while they are read:
+refused in words of ours."""
 
 import json
 import shutil
