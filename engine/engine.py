@@ -93,7 +93,7 @@ class Engine:
         self._keeper = ModelKeeper(
             self._residence.load,
             self._residence.drop,
-            self._residence.ceiling,
+            self._residence.room,
             clock,
             default_idle_ttl_s=self.config.idle_ttl_s,
         )

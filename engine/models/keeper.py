@@ -12,13 +12,24 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
 from basemlx.engine.errors import BaseMLXError, ModelLoadFailed, OutOfMemory, RequestAborted, ShuttingDown
 from basemlx.engine.models.estimate import LoadPlan
-from basemlx.engine.models.pool import Grant, Load, ModelPool, Refuse, Resident, State, Unload, Wait
+from basemlx.engine.models.pool import (
+    Grant,
+    Load,
+    ModelPool,
+    Refuse,
+    Resident,
+    Room,
+    State,
+    Taken,
+    Unload,
+    Wait,
+)
 
 logger = logging.getLogger("basemlx.engine")
 
@@ -76,27 +87,26 @@ class _Waiting:
 
 
 class ModelKeeper:
-    """`load(name, plan, progress)` returns the bytes that the model takes; it and `drop(name)` run on the keeper's
-    thread.
+    """`load(name, plan, progress)` returns what the model takes; it and `drop(name)` run on the keeper's thread.
 
-    `ceiling()` is asked before each decision that needs it and may look at the machine.
+    `room()` is asked before each decision and may look at the machine.
     """
 
     def __init__(
         self,
-        load: Callable[[str, LoadPlan, Progress], int],
+        load: Callable[[str, LoadPlan, Progress], Taken],
         drop: Callable[[str], None],
-        ceiling: Callable[[int], int],
+        room: Callable[[], Room],
         clock: Callable[[], float],
         *,
         default_idle_ttl_s: float | None = None,
     ) -> None:
         self._load = load
         self._drop = drop
-        self._ceiling = ceiling
+        self._room = room
         self._clock = clock
         self._default_idle_ttl_s = default_idle_ttl_s
-        self._pool = ModelPool(0)
+        self._pool = ModelPool(Room(0))
         self._waiting: dict[str, _Waiting] = {}
         self._leaving: dict[str, list[Future[bool]]] = {}
         self._changed = threading.Condition()
@@ -172,12 +182,7 @@ class ModelKeeper:
     def residents(self) -> list[Resident]:
         """Copies of the books, in order of loading."""
         with self._changed:
-            return [
-                Resident(
-                    r.name, r.num_bytes, r.state, r.refs, r.pinned, r.idle_ttl_s, r.last_used_s, r.leaving
-                )
-                for r in self._pool
-            ]
+            return [replace(resident) for resident in self._pool]
 
     def reconsider(self) -> None:
         """Something changed outside: decide anew."""
@@ -267,7 +272,7 @@ class ModelKeeper:
         if self._closed:
             return Wait()
         try:
-            self._pool.ceiling_bytes = self._ceiling(self._pool.held_bytes)
+            self._pool.room = self._room()
         except (
             Exception
         ):  # the machine could not be asked: the figure of before holds, and who waits is served
@@ -281,7 +286,7 @@ class ModelKeeper:
             return
         plan = waiting.plan
         try:
-            num_bytes = self._load(name, plan, lambda stage, fraction: self._report(name, stage, fraction))
+            taken = self._load(name, plan, lambda stage, fraction: self._report(name, stage, fraction))
         except BaseMLXError as error:
             self._load_failed(name, error)
         except Exception as error:
@@ -291,7 +296,7 @@ class ModelKeeper:
             )
         else:
             with self._changed:
-                self._pool.loaded(name, num_bytes, self._clock())
+                self._pool.loaded(name, taken, self._clock())
                 self._pool.keep(name, idle_ttl_s=self._default_idle_ttl_s)
             self._hand_out(name)
 

@@ -16,6 +16,23 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """`limit_bytes`: what models may take in all. `spare_bytes`: what the machine could give beyond what they hold;
+    None if that is not looked at."""
+
+    limit_bytes: int
+    spare_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a loaded model counts as, with what it may yet need, and what the machine surely gets back when it goes."""
+
+    num_bytes: int
+    freed_bytes: int
+
+
 class State(Enum):
     LOADING = "loading"
     LOADED = "loaded"
@@ -24,7 +41,7 @@ class State(Enum):
 
 @dataclass(slots=True)
 class Resident:
-    """A model in memory, or on its way in or out. `num_bytes` is an estimate until it is loaded.
+    """A model in memory, or on its way in or out. `num_bytes` is an estimate until it is loaded, and `freed_bytes` 0.
 
     `idle_ttl_s`: how long it may be idle before it leaves; None for ever. `leaving`: asked to unload.
     """
@@ -32,6 +49,7 @@ class Resident:
     name: str
     num_bytes: int
     state: State = State.LOADING
+    freed_bytes: int = 0
     refs: int = 0
     pinned: bool = False
     idle_ttl_s: float | None = None
@@ -94,9 +112,9 @@ Action = Load | Unload | Grant | Refuse | Wait
 
 @dataclass(slots=True)
 class ModelPool:
-    """See the module. `ceiling_bytes` may be changed at any time."""
+    """See the module. `room` may be changed at any time."""
 
-    ceiling_bytes: int
+    room: Room
     _residents: dict[str, Resident] = field(default_factory=dict)
     _wanted: dict[str, int] = field(default_factory=dict)  # name -> bytes, in order of asking
     _making_room: set[str] = field(default_factory=set)  # they take no new users
@@ -112,6 +130,13 @@ class ModelPool:
     @property
     def held_bytes(self) -> int:
         return sum(resident.num_bytes for resident in self._residents.values())
+
+    @property
+    def ceiling_bytes(self) -> int:
+        """What models may take now: the limit, or less where the machine has less to give."""
+        spare_bytes = self.room.spare_bytes
+        limit_bytes = self.room.limit_bytes
+        return limit_bytes if spare_bytes is None else min(limit_bytes, self.held_bytes + spare_bytes)
 
     @property
     def wanted(self) -> list[str]:
@@ -182,11 +207,11 @@ class ModelPool:
 
     # what was carried out
 
-    def loaded(self, name: str, num_bytes: int, now_s: float) -> None:
-        """`num_bytes` is what it takes in memory, measured."""
+    def loaded(self, name: str, taken: Taken, now_s: float) -> None:
         resident = self._residents[name]
         assert resident.state is State.LOADING
-        resident.state, resident.num_bytes, resident.last_used_s = State.LOADED, num_bytes, now_s
+        resident.state, resident.last_used_s = State.LOADED, now_s
+        resident.num_bytes, resident.freed_bytes = taken.num_bytes, taken.freed_bytes
 
     def grant(self, name: str, count: int, now_s: float) -> None:
         """References for `count` that waited, whatever else is going on."""
@@ -233,23 +258,28 @@ class ModelPool:
             return Grant(name)
         if resident is not None or any(r.state is not State.LOADED for r in self._residents.values()):
             return None  # on its way out, or another is on its way in or out: one at a time
-        room_bytes = self.ceiling_bytes - self.held_bytes
         victims: list[Resident] = []
-        for candidate in self._in_order_of_leaving():
-            if room_bytes >= needed_bytes:
-                break
-            victims.append(candidate)
-            room_bytes += candidate.num_bytes
-        if room_bytes < needed_bytes:
+        candidates = self._in_order_of_leaving()
+        while candidates and self._room_without(victims) < needed_bytes:
+            victims.append(candidates.pop(0))
+        if (most_bytes := self._room_without(victims)) < needed_bytes:
             del self._wanted[name]
             pinned_bytes = sum(r.num_bytes for r in self._residents.values() if r.pinned)
-            return Refuse(name, needed_bytes, self.ceiling_bytes, pinned_bytes)
+            return Refuse(name, needed_bytes, most_bytes + pinned_bytes, pinned_bytes)
         if not victims:
             del self._wanted[name]
             self._residents[name] = Resident(name, needed_bytes)
             return Load(name)
         self._making_room = {victim.name for victim in victims}
         return self._unload(victims[0], "room") if victims[0].is_idle else None
+
+    def _room_without(self, victims: list[Resident]) -> int:
+        """What there would be room for if these left. What they count as is free under the limit then; the machine gets
+        back what they surely hold, which may be less: none is made to leave in vain."""
+        room_bytes = self.room.limit_bytes - self.held_bytes + sum(victim.num_bytes for victim in victims)
+        if self.room.spare_bytes is None:
+            return room_bytes
+        return min(room_bytes, self.room.spare_bytes + sum(victim.freed_bytes for victim in victims))
 
     def _in_order_of_leaving(self) -> list[Resident]:
         """Idle ones before busy ones, each least recently used first; pinned ones never."""

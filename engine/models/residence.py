@@ -10,6 +10,7 @@ about who stays: that is the pool's.
 import gc
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.core.report import FinishedRequest
@@ -22,7 +23,7 @@ from basemlx.engine.embeddings.loader import (
     embedder_steps,
     prepare_embedder,
 )
-from basemlx.engine.errors import BaseMLXError, EngineDead, GenerationFailed
+from basemlx.engine.errors import EngineDead, GenerationFailed
 from basemlx.engine.kv.choose import choose_rows
 from basemlx.engine.memory import available_memory_bytes, give_back_freed, memory_use
 from basemlx.engine.models.catalogue import aliases_of
@@ -30,6 +31,7 @@ from basemlx.engine.models.estimate import LoadPlan
 from basemlx.engine.models.loader import LoadedModel, PreparedModel, load_steps, prepare_load
 from basemlx.engine.models.loading import LoadTask, Progress, Stage, read_ahead
 from basemlx.engine.models.needs import plan_load
+from basemlx.engine.models.pool import Room, Taken
 from basemlx.engine.models.pressure import MemoryPressure
 from basemlx.engine.models.purpose import Purpose, embeds, wrong_purpose
 from basemlx.engine.models.shares import divide_memory, give_back
@@ -64,7 +66,7 @@ class Residence:
         self._on_finished = on_finished
         self._stopping = stopping
         self._pressure = MemoryPressure(self._give_back, self._divide_memory, clock)
-        self._loads: list[LoadTask[int]] = []
+        self._loads: list[LoadTask[Taken]] = []
         self._plans: dict[str, LoadPlan] = {}  # of models that are here
         self._past_steps = 0  # of models that have left
 
@@ -115,27 +117,33 @@ class Residence:
 
     def _room_bytes(self) -> int:
         """What all models together may have: the limit, or what the machine could give if those that are here left."""
-        return self.ceiling(sum(plan.num_bytes for plan in self._plans.copy().values()))
+        room = self.room()
+        assert room.spare_bytes is not None
+        return min(room.limit_bytes, room.spare_bytes + self._weights_bytes())
 
-    def ceiling(self, held_bytes: int) -> int:
-        """What models may take now: the limit, or less where the machine has less to give."""
+    def room(self) -> Room:
+        """What models may take, and what the machine has left for more."""
         given_back = sum(worker.prefix_cache.nbytes for worker in self.workers.copy().values())
         spare_bytes = available_memory_bytes() + given_back + memory_use().cache_bytes
-        return min(self._max_memory_bytes, held_bytes + int(ROOM_SHARE * spare_bytes))
+        return Room(self._max_memory_bytes, int(ROOM_SHARE * spare_bytes))
+
+    def _weights_bytes(self) -> int:
+        generating = sum(worker.loaded.weights_bytes for worker in self.workers.copy().values())
+        return generating + sum(worker.loaded.weights_bytes for worker in self._embeddings.workers())
 
     # the keeper's thread
 
-    def load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
-        """The bytes that the model takes, once it is loaded as planned."""
+    def load(self, name: str, plan: LoadPlan, progress: Progress) -> Taken:
+        """What the model takes, once it is loaded as planned."""
         try:
-            num_bytes = self._load(name, plan, progress)
+            taken = self._load(name, plan, progress)
         except BaseException:
             self._sources.failed(name)
             raise
         self._sources.loaded(name)
-        return num_bytes
+        return taken
 
-    def _load(self, name: str, plan: LoadPlan, progress: Progress) -> int:
+    def _load(self, name: str, plan: LoadPlan, progress: Progress) -> Taken:
         progress("checking", 0.0)
         source = self._sources.fresh(name)
         found = source.found
@@ -151,7 +159,7 @@ class Residence:
                 capabilities=found.capabilities,
                 aliases=aliases_of(name),
             )
-        if self.workers:
+        if self.num_models:
             if plan.num_bytes > available_memory_bytes():
                 self._thread.call(self._give_back)
             read_ahead(sorted(found.folder.glob("model*.safetensors")), progress, self._stopping)
@@ -159,8 +167,9 @@ class Residence:
         self._thread.post(lambda: self._loads.append(task))
         try:
             return _wait_for(task.done, self._thread)
-        except BaseMLXError:
-            self._thread.call(_clean_up)
+        except Exception:
+            with suppress(EngineDead):
+                self._thread.call(_clean_up)
             raise
 
     def drop(self, name: str) -> None:
@@ -185,7 +194,7 @@ class Residence:
 
     def _load_steps(
         self, prepared: PreparedModel | PreparedEmbedder, plan: LoadPlan
-    ) -> Generator[Stage, None, int]:
+    ) -> Generator[Stage, None, Taken]:
         config = self._config
         loaded: LoadedModel | LoadedEmbedder
         if isinstance(prepared, PreparedEmbedder):
@@ -205,7 +214,7 @@ class Residence:
             self.workers[prepared.name] = worker
         self._plans[prepared.name] = plan
         self._divide_memory()
-        return max(plan.num_bytes, loaded.weights_bytes)
+        return Taken(max(plan.num_bytes, loaded.weights_bytes), loaded.weights_bytes)
 
     def _worker_of(self, loaded: LoadedModel) -> ModelWorker:
         make_cache = mlx_lm_module("models.cache").make_prompt_cache
@@ -255,7 +264,7 @@ def _clean_up() -> None:
     give_back_freed()
 
 
-def _wait_for(future: "Future[int]", thread: EngineThread) -> int:
+def _wait_for(future: "Future[Taken]", thread: EngineThread) -> Taken:
     while True:
         try:
             return future.result(timeout=0.5)

@@ -7,16 +7,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from basemlx.engine.models.pool import Grant, Load, ModelPool, Refuse, State, Unload, Wait
+from basemlx.engine.models.pool import Grant, Load, ModelPool, Refuse, Room, State, Taken, Unload, Wait
+
+TEN = Taken(10, 10)
 
 
 def make_pool(ceiling: int, *loaded: str, now_s: float = 0.0) -> ModelPool:
     """A pool with models of 10 bytes, loaded and last used in the order given, one second apart."""
-    pool = ModelPool(ceiling)
+    pool = ModelPool(Room(ceiling))
     for index, name in enumerate(loaded):
         pool.want(name, 10)
         assert pool.next_action(now_s + index) == Load(name)
-        pool.loaded(name, 10, now_s + index)
+        pool.loaded(name, TEN, now_s + index)
     return pool
 
 
@@ -49,7 +51,7 @@ def test_a_model_in_use_is_waited_for_and_takes_no_new_users() -> None:
     assert pool.next_action(3.0) == Unload("a", "room")
     pool.unloaded("a")
     assert pool.next_action(3.0) == Load("b")
-    pool.loaded("b", 10, 4.0)
+    pool.loaded("b", TEN, 4.0)
     pool.grant("b", 1, 4.0)
     assert pool.next_action(4.0) == Wait(None), "a waits for its turn"
     pool.release("b", 5.0)
@@ -112,10 +114,25 @@ def test_models_larger_than_estimated_make_the_older_ones_leave() -> None:
     pool = make_pool(20, "a")
     pool.want("b", 10)
     assert pool.next_action(1.0) == Load("b")
-    pool.loaded("b", 15, 1.0)
+    pool.loaded("b", Taken(15, 15), 1.0)
     assert pool.next_action(1.0) == Unload("a", "room")
     pool.unloaded("a")
     assert pool.next_action(1.0) == Wait(None)
+
+
+def test_no_model_leaves_in_vain_where_the_machine_would_get_back_too_little() -> None:
+    """It counts with what it may need, and holds less."""
+    pool = make_pool(100)
+    pool.room = Room(100, spare_bytes=12)
+    pool.want("a", 10)
+    assert pool.next_action(0.0) == Load("a")
+    pool.loaded("a", Taken(10, 4), 0.0)
+    pool.room = Room(100, spare_bytes=8)
+    pool.want("b", 15)
+    assert isinstance(pool.next_action(1.0), Refuse)
+    assert pool.find("a") is not None
+    pool.want("b", 12)
+    assert pool.next_action(2.0) == Unload("a", "room"), "4 of its 10 are enough"
 
 
 def test_releasing_more_than_was_acquired_is_a_bug() -> None:
@@ -136,7 +153,7 @@ class PoolHistories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = ModelPool(20)
+        self.pool = ModelPool(Room(20))
         self.now_s = 0.0
         self.held: Counter[str] = Counter()
         self.waiting: Counter[str] = Counter()
@@ -182,9 +199,9 @@ class PoolHistories(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now_s += seconds
 
-    @rule(ceiling=st.sampled_from([12, 20, 40]))
-    def change_ceiling(self, ceiling: int) -> None:
-        self.pool.ceiling_bytes = ceiling
+    @rule(limit=st.sampled_from([12, 20, 40]), spare=st.sampled_from([None, 0, 5, 10, 30]))
+    def change_room(self, limit: int, spare: int | None) -> None:
+        self.pool.room = Room(limit, spare)
 
     @precondition(lambda self: self.doing is None)
     @rule()
@@ -229,7 +246,8 @@ class PoolHistories(RuleBasedStateMachine):
             self.pool.forget(action.name)
         elif isinstance(action, Load):
             larger = 3 if outcome == "larger" else 0
-            self.pool.loaded(action.name, SIZES[action.name] + larger, self.now_s)
+            num_bytes = SIZES[action.name] + larger
+            self.pool.loaded(action.name, Taken(num_bytes, num_bytes // 2), self.now_s)
             self.pool.keep(action.name, idle_ttl_s=1.0)  # as the keeper does; a rule may change it
             self.hand_out(action.name)
 
