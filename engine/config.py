@@ -15,7 +15,8 @@ class EngineConfig:
     `max_num_sequences`: rows decoded together. `max_waiting`: requests queued beyond those before QueueFull.
     `max_context_tokens`: an upper bound over the model's own. `kv_budget_bytes`: KV rows of running sequences.
     `prefix_cache_bytes`: computed prefixes kept for reuse; 0 turns the cache off. `prefill_chunk_tokens`: the most
-    prompt tokens one forward takes. `request_timeout_s`: a request's deadline when it brings none.
+    prompt tokens one forward takes. `request_timeout_s`: a request's deadline when it brings none, and the
+    longest that it may bring where it is OpenAI's (engine.openai).
     `stall_timeout_s`: with work to do and no step finished for this long, `health()` reports the engine as stuck.
     `max_memory_bytes`: what all models may take together, weights, KV rows and prefixes. `load_on_demand`: a request
     loads the model it names if that is on this machine; `idle_ttl_s`: such a model leaves after so long without a

@@ -69,9 +69,9 @@ class EngineLike(EmbeddingEngine, Protocol):
 
 
 class OpenAIService:
-    """Safe to use from any thread. Raises BaseMLXError. `max_timeout_s` is the longest deadline a request may set;
-    `on_checked` is told of each answer that was validated after generation whether it was valid; `tool_formats` go
-    before those of the engine's configuration.
+    """Safe to use from any thread. Raises BaseMLXError. A request may set itself a shorter deadline than the engine's,
+    not a longer one. `on_checked` is told of each answer that was validated after generation whether it was valid;
+    `tool_formats` go before those of the engine's configuration.
 
     Each kind of request has a `read_…`, which checks all of a body that can be checked without its model, and a method
     that submits what was read, or reads a body itself; whoever waits for models in another way than by blocking does
@@ -82,13 +82,11 @@ class OpenAIService:
         self,
         engine: EngineLike,
         *,
-        max_timeout_s: float | None = None,
         on_checked: Callable[[bool], None] | None = None,
         tool_formats: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._max_timeout_s = max_timeout_s
         self._on_checked = on_checked
         self._clock = clock
         self._conducts = Conducts({**engine.config.tool_formats, **(tool_formats or {})})
@@ -305,9 +303,8 @@ class OpenAIService:
             )
 
     def _check_timeout(self, timeout_s: float | None) -> None:
-        """A request may set itself a shorter deadline than the server's, not a longer one."""
-        most_s = self._max_timeout_s
-        if most_s is not None and timeout_s is not None and timeout_s > most_s:
+        most_s = self._engine.config.request_timeout_s
+        if timeout_s is not None and timeout_s > most_s:
             raise InvalidRequest(f"timeout must be at most {most_s:g} seconds here.", param="timeout")
 
     def _observed(self, check: AnswerCheck | None) -> AnswerCheck | None:

@@ -63,7 +63,6 @@ def serve(
 
         service = OpenAIService(
             engine,
-            max_timeout_s=config.request_timeout_s,
             on_checked=metrics.observe_checked,
             tool_formats=_by_name(format_of, names, engine.models()),
         )

@@ -151,6 +151,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "unenforceable schema": {"response_format": UNENFORCEABLE},
     "unenforceable tool": {"model": "tiny", "tools": [UNENFORCEABLE_TOOL], "tool_choice": "required"},
     "deadline": {"max_tokens": 1500, "timeout": 0.05},
+    "a deadline beyond the engine's": {"timeout": 900},
 }
 
 # name -> what is asked of the encoder
@@ -172,6 +173,7 @@ EMBEDDING_REFUSALS: dict[str, dict[str, Any]] = {
     "dimensions": {"input": "x", "dimensions": 33},
     "format": {"input": "x", "encoding_format": "hex"},
     "deadline": {"input": ["fox " * 40] * 2000, "timeout": 0.001},
+    "a deadline beyond the engine's": {"input": "x", "timeout": 900},
 }
 
 
