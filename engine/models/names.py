@@ -53,7 +53,7 @@ def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundMo
     found = by_name.get(name) or by_name.get(repository_of(name))
     if found is not None and found.problem is not None:
         raise ModelNotFound(
-            f"The model {name!r} is on this machine but cannot be loaded. {found.problem}", param="model"
+            f"The model {name!r} is on this machine but cannot be loaded: {found.problem}", param="model"
         )
     if found is not None:
         return found

@@ -34,10 +34,15 @@ def load(name: str, host: str, port: int, *, pin: bool, idle_ttl_s: float | None
 def unload(name: str, host: str, port: int) -> None:
     client = ServerClient(host, port)
     name = _meant(name, client)
+    was_here = any(
+        model.get("state") for model in client.models() if name in (model["id"], *model.get("aliases", ()))
+    )
     with waiting(f"{name}: waiting for its running answers") as done:
         entry = client.unload(name)
         done()
-    print(f"{printable(str(entry.get('id', name)))} is not in memory any more")
+    print(
+        f"{printable(str(entry.get('id', name)))} {'is not in memory any more' if was_here else 'was not in memory'}"
+    )
 
 
 def _meant(name: str, client: ServerClient) -> str:

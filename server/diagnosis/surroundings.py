@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from basemlx.engine.environment import API_KEY_VARIABLE, KNOWN_NAMES, Environment
-from basemlx.engine.models.names import hub_cache_folder, installed
+from basemlx.engine.models.discovery import Discovery, hub_cache_folder, usable
 from basemlx.server.commands.terminal import printable
 from basemlx.server.diagnosis.report import Check, shareable
 from basemlx.server.settings import ServerSettings, SettingsError, read_api_keys
@@ -62,19 +62,28 @@ def _meant(name: str) -> str:
 
 
 def models() -> Check:
-    """The built-in model and what the Hugging Face cache holds ready for use."""
-    found = installed()
+    """What is ready for use, wherever it lies; what lies here and is not is counted."""
+    found = Discovery().scan()
+    ready, broken = usable(found), [model.name for model in found if model.problem is not None]
     cache = hub_cache_folder()
-    sizes = {
-        model.name: sum(file.stat().st_size for file in model.folder.glob("*.safetensors")) for model in found
+    facts = {
+        "cache": shareable(cache),
+        "cache_exists": cache.is_dir(),
+        "models": {model.name: model.size_bytes for model in ready},
+        "broken": broken,
     }
-    facts = {"cache": shareable(cache), "cache_exists": cache.is_dir(), "models": sizes}
-    details = [f"{name} ({size / 1e6:,.1f} MB)" for name, size in list(sizes.items())[:MAX_MODELS_SHOWN]]
-    if len(sizes) > MAX_MODELS_SHOWN:
-        details.append(f"and {len(sizes) - MAX_MODELS_SHOWN} more: basemlx list")
-    where = f"in {shareable(cache)}" if cache.is_dir() else f"and no Hugging Face cache at {shareable(cache)}"
-    count = "1 model" if len(sizes) == 1 else f"{len(sizes)} models"
-    return Check("Models", "ok", f"{count}, the built-in one included, {where}", tuple(details), facts)
+    details = [
+        f"{model.name} ({model.size_bytes / 1e6:,.1f} MB, {model.source})"
+        for model in ready[:MAX_MODELS_SHOWN]
+    ]
+    if len(ready) > MAX_MODELS_SHOWN:
+        details.append(f"and {len(ready) - MAX_MODELS_SHOWN} more: basemlx list")
+    if broken:
+        details.append(f"{len(broken)} more cannot be loaded as they lie here: basemlx list says why")
+    where = "" if cache.is_dir() else "no "
+    count = "1 model" if len(ready) == 1 else f"{len(ready)} models"
+    summary = f"{count}, the built-in one included; {where}Hugging Face cache at {shareable(cache)}"
+    return Check("Models", "ok", summary, tuple(details), facts)
 
 
 def port(host: str, number: int) -> Check:

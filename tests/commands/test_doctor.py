@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -278,6 +279,21 @@ def test_models_of_the_hub_cache_are_listed_with_their_sizes(
         (snapshot / file.name).write_bytes(file.read_bytes())
     facts = surroundings.models().facts
     assert facts["models"]["acme/small"] == (snapshot / "model.safetensors").stat().st_size
+
+
+def test_models_are_listed_with_where_they_lie_and_those_that_cannot_be_loaded_are_counted(
+    zoo: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    shutil.copytree(zoo("llama"), tmp_path / "mine" / "whole")
+    shutil.copytree(zoo("llama"), tmp_path / "mine" / "half")
+    (tmp_path / "mine" / "half" / "model.safetensors").unlink()
+    monkeypatch.setenv("BASEMLX_MODELS", str(tmp_path / "mine"))
+    check = surroundings.models()
+    assert check.summary.startswith("2 models, the built-in one included; no Hugging Face cache at ")
+    assert [line.rpartition(", ")[2] for line in check.details[:2]] == ["built-in)", "folder)"]
+    assert "1 more cannot be loaded" in check.details[2]
+    assert check.facts["broken"] == ["half"]
 
 
 def test_a_model_that_cannot_be_run_is_reported_not_raised(

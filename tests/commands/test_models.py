@@ -81,6 +81,7 @@ def test_a_request_by_short_name_loads_the_model_and_ps_shows_it(served: Machine
 def test_load_and_unload_by_command(served: Machine) -> None:
     assert served("unload", SHORT)[:2] == (0, f"{NAME} is not in memory any more\n")
     assert NAME not in served("ps")[1]
+    assert served("unload", SHORT)[:2] == (0, f"{NAME} was not in memory\n")
     status, out, err = served("load", SHORT, "--pin")
     assert status == 0, err
     assert out.startswith(f"{NAME} is loaded")
