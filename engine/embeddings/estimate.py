@@ -27,7 +27,7 @@ _FLOAT32_BYTES = 4
 
 def estimate_embedder(checked: ModelFolder, *, precision: Precision, context_tokens: int) -> MemoryEstimate:
     """`precision` as for `models.estimate.estimate_memory`."""
-    part, float_bytes = language_part(checked.config), float_bytes_of(precision)
+    part, float_bytes = language_part(checked.config), float_bytes_of(checked, precision)
     longest = min(context_tokens, FIRST_ANSWER_TOKENS)
     heads = max(count(part, "num_attention_heads", "n_head"), 1)
     width, kv_bytes, kv_token_bytes = longest, 0, 0

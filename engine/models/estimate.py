@@ -23,8 +23,31 @@ FIRST_ANSWER_TOKENS = 4096
 CPU_CHUNK_TOKENS = 1024
 """What a CPU computes of a prompt in the quarter of a second a forward may take; more only of the smallest models."""
 
-_FLOAT_DTYPES = frozenset({"F16", "BF16", "F32", "F64"})
+_FLOAT_DTYPES = frozenset({"F16", "BF16", "F32"})
 _FLOAT32_BYTES, _HALF_BYTES = 4, 2
+
+
+_CACHES_LATENT = frozenset(
+    {
+        "bailing_hybrid",
+        "bailing_moe_v3",
+        "deepseek_v3",
+        "deepseek_v32",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "joyai_llm_flash",
+        "kimi_k2",
+        "kimi_k25",
+        "kimi_k3",
+        "kimi_linear",
+        "kimi_vl",
+        "longcat_flash",
+        "longcat_flash_ngram",
+        "mistral4",
+    }
+)
+"""Models with latent attention (MLA) whose rows in mlx-lm hold the latent. Others with it (DeepSeek V2, MiniCPM 3,
+Youtu), and such as are not known, hold the keys and values of every head that are computed from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +82,7 @@ def estimate_memory(
 ) -> MemoryEstimate:
     """ "dense" and "cast" are float32 on a CPU, "stored" is what the files hold."""
     part = language_part(checked.config)
-    float_bytes = float_bytes_of(precision)
+    float_bytes = float_bytes_of(checked, precision)
     tokens = min(context_tokens, FIRST_ANSWER_TOKENS)
     kv_token_bytes = kv_token_values(part) * float_bytes
     chunk = min(prefill_chunk_tokens, tokens)
@@ -75,8 +98,20 @@ def estimate_memory(
     )
 
 
-def float_bytes_of(precision: Precision) -> int:
-    return _HALF_BYTES if precision == "stored" else _FLOAT32_BYTES
+def float_bytes_of(checked: ModelFolder, precision: Precision) -> int:
+    """Of a number that is computed: activations, and keys and values. As stored, they are as wide as the weights, or
+    the scales of packed ones; float32 norms alone make everything after them float32."""
+    if precision != "stored":
+        return _FLOAT32_BYTES
+    wide = all_floats = 0
+    for name, entry in checked.tensors.items():
+        if entry.dtype in _FLOAT_DTYPES:
+            size = _size(entry.shape)
+            all_floats += size
+            wide += size * (entry.dtype == "F32")
+            if entry.dtype == "F32" and name.endswith("norm.weight"):
+                return _FLOAT32_BYTES
+    return _FLOAT32_BYTES if 2 * wide > all_floats else _HALF_BYTES
 
 
 def activation_bytes(part: Mapping[str, Any], float_bytes: int) -> int:
@@ -115,12 +150,17 @@ def _group_size(config: Mapping[str, Any]) -> int:
 
 
 def kv_token_values(part: Mapping[str, Any]) -> int:
-    """Numbers that one position adds to a row: keys and values of each layer, or the latent of MLA."""
+    """Numbers that one position adds to a row: keys and values of each layer, or the latent that they come from."""
     layers = count(part, "num_hidden_layers", "n_layers", "n_layer", "num_layers")
+    heads = count(part, "num_attention_heads", "n_head", "num_heads")
     latent = count(part, "kv_lora_rank")
     if latent:
-        return layers * (latent + count(part, "qk_rope_head_dim"))
-    heads = count(part, "num_attention_heads", "n_head", "num_heads")
+        rope, model_type = count(part, "qk_rope_head_dim"), str(part.get("model_type"))
+        if model_type in _CACHES_LATENT:
+            attentions = 2 if model_type.startswith("longcat") else 1  # of one layer
+            return layers * (attentions * (latent + rope) + 2 * count(part, "index_head_dim"))
+        values = count(part, "v_head_dim") or count(part, "hidden_size") // max(heads, 1)
+        return layers * heads * (count(part, "qk_nope_head_dim") + rope + values)
     kv_heads = count(part, "num_key_value_heads") or heads
     head_dim = count(part, "head_dim") or count(part, "hidden_size", "n_embd", "d_model") // max(heads, 1)
     return layers * 2 * kv_heads * head_dim
