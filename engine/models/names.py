@@ -5,38 +5,11 @@ called so, or, for callers on the command line and in Python only, a folder. It 
 alike; whoever came close is told.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from basemlx.engine.errors import ModelNotFound
 from basemlx.engine.models.catalogue import MAX_NAME_CHARACTERS, repository_of, suggest
-from basemlx.engine.models.discovery import (
-    BUILT_IN_NAME,
-    Discovery,
-    FoundModel,
-    built_in_folder,
-    hub_cache_folder,
-    is_hub_name,
-    usable,
-)
-
-__all__ = [
-    "BUILT_IN_NAME",
-    "InstalledModel",
-    "built_in_folder",
-    "find_model",
-    "hub_cache_folder",
-    "installed",
-    "resolve",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class InstalledModel:
-    """A model on this machine and the folder that is loaded."""
-
-    name: str
-    folder: Path
+from basemlx.engine.models.discovery import Discovery, FoundModel, is_hub_name, usable
 
 
 def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundModel:
@@ -60,16 +33,6 @@ def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundMo
     if allow_paths and "\0" not in name and name and Path(name).is_dir():
         return _local_folder(name)
     raise _not_found(name, [model.name for model in usable(models)])
-
-
-def resolve(name: str, *, allow_paths: bool) -> Path:
-    """The folder of the model called `name`. Raises ModelNotFound."""
-    return find_model(name, Discovery(), allow_paths=allow_paths).folder
-
-
-def installed() -> list[InstalledModel]:
-    """What can be loaded: the built-in model first, the others by name."""
-    return [InstalledModel(model.name, model.folder) for model in usable(Discovery().scan())]
 
 
 def _local_folder(name: str) -> FoundModel:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
-from basemlx.engine.models.names import BUILT_IN_NAME
+from basemlx.engine.models.discovery import BUILT_IN_NAME
 from basemlx.engine.types import GenerationRequest, SamplingParams, Timings
 from basemlx.server.diagnosis.report import Check, shareable
 
