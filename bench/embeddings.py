@@ -6,6 +6,7 @@
 
 Both get the same texts and take them from text to vectors, tokenising included, each in a process of its own;
 slices of 100 alternate, so that whatever else the machine does hits both, and the median of their ratios counts.
+It ends with 1 if the ratio or the cosine misses what it must have.
 `--save FILE` also writes the reference's vectors of the test's sentences (tests/embeddings).
 """
 
@@ -143,7 +144,7 @@ def ranked_alike(ours: Any, theirs: Any, tie: float = 1e-5) -> bool:
     return bool(np.diff((ours @ ours.T)[pairs][order]).min() > -tie)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,7 +158,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.probe:
         serve_probe(options.probe, options.model)
-        return
+        return 0
     if options.reference is None:
         raise SystemExit("--reference is needed: a Python with sentence-transformers (see --help).")
     model = options.model or packaged_model()
@@ -166,12 +167,14 @@ def main() -> None:
         save(options.save, theirs)
     blas = {} if options.blas == "openblas" else {"BASEMLX_OPENBLAS": "off"}
     ours = Probe(sys.executable, "ours", model, **blas)
-    compare(ours, theirs, sentences(options.count), options.rounds)
+    is_met = compare(ours, theirs, sentences(options.count), options.rounds)
     ours.close()
     theirs.close()
+    return 0 if is_met else 1
 
 
-def compare(ours: Probe, theirs: Probe, texts: list[str], rounds: int) -> None:
+def compare(ours: Probe, theirs: Probe, texts: list[str], rounds: int) -> bool:
+    """Prints the figures; whether both are what they must be."""
     slices = [texts[start : start + SLICE] for start in range(0, len(texts), SLICE)]
     found: dict[str, list[Any]] = {"ours": [], "theirs": []}
     for part in slices:  # whatever grows on first use
@@ -193,6 +196,7 @@ def compare(ours: Probe, theirs: Probe, texts: list[str], rounds: int) -> None:
     print(f"ratio {ratio:.2f} (must >= {MUST_RATIO}){'' if ratio >= MUST_RATIO else '  MISSED'}")
     print(f"lowest cosine {cosine:.7f} (must >= {MUST_COSINE}){'' if cosine >= MUST_COSINE else '  MISSED'}")
     print(f"pairs of 200 sentences ranked alike: {ranked_alike(a[:200], b[:200])}")
+    return ratio >= MUST_RATIO and cosine >= MUST_COSINE
 
 
 def packaged_model() -> str:
@@ -209,4 +213,4 @@ def save(path: Path, theirs: Probe) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
