@@ -15,6 +15,7 @@ from basemlx.engine.embeddings.loader import LoadedEmbedder
 from basemlx.engine.embeddings.types import EmbeddingRequest, EmbeddingResult, Vectors
 from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
+from basemlx.engine.openai.fields import shown_names
 
 _encode_json = JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
 
@@ -41,14 +42,18 @@ class EmbeddingsTurn:
         ignored: tuple[str, ...],
     ) -> None:
         self.request_id = request_id
-        self.ignored = ignored
+        self.ignored = shown_names(ignored)
         self._model = model
         self._future = future
         self._as_base64 = as_base64
 
     def result(self) -> EmbeddingResult:
-        """Waits. Raises BaseMLXError."""
-        return self._future.result()
+        """Waits. Raises BaseMLXError; whoever is interrupted gives the request up."""
+        try:
+            return self._future.result()
+        except BaseException:
+            self.abort()
+            raise
 
     async def aresult(self) -> EmbeddingResult:
         """`result` for an event loop; cancelling it gives the request up."""
@@ -71,6 +76,7 @@ class EmbeddingsTurn:
             "data": [self._entry(index, result.vectors) for index in range(len(result.vectors))],
             "model": self._model,
             "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+            **({"basemlx": {"ignored": list(self.ignored)}} if self.ignored else {}),
         }
 
     def encoded(self, result: EmbeddingResult) -> bytes:

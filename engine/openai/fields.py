@@ -6,14 +6,21 @@ are known afterwards, to be named to the caller.
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from basemlx.engine.errors import InvalidRequest
 
 MAX_IGNORED_NAMES = 32
+MAX_SHOWN_CHARACTERS = 64
 _HUGE = 2**64
 _SHOWABLE = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
+
+
+def shown_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What a caller is told of fields that nobody knows: bounded, the same by every way."""
+    shown = tuple(name[:MAX_SHOWN_CHARACTERS] for name in names[:MAX_IGNORED_NAMES])
+    return (*shown, f"and {len(names) - MAX_IGNORED_NAMES} more") if len(names) > MAX_IGNORED_NAMES else shown
 
 
 class Fields:

@@ -20,6 +20,7 @@ class _Head:
         self._head: Chunk = {"object": object_name}
         self._usage: Chunk | None = None
         self._validation: list[Chunk] = []
+        self._remarks: Chunk = {}
 
     def add(self, chunk: Chunk) -> None:
         if "id" not in self._head:
@@ -27,15 +28,18 @@ class _Head:
                 name: chunk[name] for name in ("id", "object", "created", "model", "system_fingerprint")
             } | {"object": self._head["object"]}
         self._usage = chunk.get("usage") or self._usage
-        if "basemlx" in chunk:
-            self._validation += chunk["basemlx"]["validation"]
+        for name, value in chunk.get("basemlx", {}).items():
+            if name == "validation":
+                self._validation += value
+            else:
+                self._remarks[name] = value
 
     def response(self, choices: dict[int, Chunk]) -> dict[str, Any]:
         ordered = [choices[index] for index in sorted(choices)]
         response = {**self._head, "choices": ordered, "usage": self._usage}
         if self._validation:
-            response["basemlx"] = {"validation": sorted(self._validation, key=lambda entry: entry["index"])}
-        return response
+            self._remarks["validation"] = sorted(self._validation, key=lambda entry: entry["index"])
+        return {**response, "basemlx": self._remarks} if self._remarks else response
 
 
 class ChatFold:

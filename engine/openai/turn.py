@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol, Self
 
 from basemlx.engine.openai.chunks import Chunk, ChunkMaker
+from basemlx.engine.openai.fields import shown_names
 from basemlx.engine.openai.fold import Fold
 from basemlx.engine.types import OutputDelta, Timings, Usage
 
@@ -33,7 +34,8 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
     """Iterate once, from one thread or one event loop; iteration raises BaseMLXError.
 
     `stream` is what the request asked for; both ways work whatever it says. Several prompts run at the same time, and
-    their chunks come prompt by prompt. `cancelled` is set when the turn is left.
+    their chunks come prompt by prompt. `cancelled` is set when the turn is left. `ignored` are the paths of fields that
+    nobody knows, a few of them if there are many; the first chunk names them too, and so does the response.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
     ) -> None:
         self.request_id = request_id
         self.stream = stream
-        self.ignored = ignored
+        self.ignored = shown_names(ignored)
+        self._untold = self.ignored
         self._streams = tuple(streams)
         self._maker = maker
         self._fold = fold
@@ -97,11 +100,10 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
             if stream is None:
                 raise StopIteration
             try:
-                delta = next(stream, None)
+                self._take(next(stream, None))
             except BaseException:
                 self._give_up()
                 raise
-            self._take(delta)
         return self._ready.popleft()
 
     def __aiter__(self) -> Self:
@@ -114,13 +116,13 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
                 raise StopAsyncIteration
             try:
                 delta = await anext(stream, None)
+                if delta is not None and delta.finish_reason is not None and self._maker.blocks_at_end:
+                    await asyncio.to_thread(self._take, delta)
+                else:
+                    self._take(delta)
             except BaseException:  # cancellation too
                 self._give_up()
                 raise
-            if delta is not None and delta.finish_reason is not None and self._maker.blocks_at_end:
-                await asyncio.to_thread(self._take, delta)
-            else:
-                self._take(delta)
         return self._ready.popleft()
 
     def _current(self) -> DeltaStream | None:
@@ -129,7 +131,12 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
     def _take(self, delta: OutputDelta | None) -> None:
         """One delta of the current stream, or its end."""
         if delta is not None:
-            self._ready.extend(self._maker.push(self._position, delta))
+            chunks = self._maker.push(self._position, delta)
+            if self._untold and chunks:
+                told = {"ignored": list(self._untold), **chunks[0].get("basemlx", {})}
+                chunks[0] = {**chunks[0], "basemlx": told}
+                self._untold = ()
+            self._ready.extend(chunks)
             return
         self._position += 1
         if self._position == len(self._streams):

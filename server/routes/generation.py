@@ -29,9 +29,6 @@ from basemlx.server.service import ModelAdmin, Service, Turn
 from basemlx.server.settings import ServerSettings
 from basemlx.server.sse import EventStream
 
-MAX_IGNORED_NAMES = 32
-MAX_IGNORED_CHARACTERS = 64
-
 Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
 AskedIn = TypeVar("AskedIn", ChatRequest, CompletionRequest, contravariant=True)
 
@@ -125,9 +122,5 @@ def ignored_header(names: Sequence[str]) -> Headers:
     """Names of fields that nobody knows, as a header: a client wrote them, so they are cut to harmless characters."""
     if not names:
         return []
-    shown = [
-        re.sub(r"[^A-Za-z0-9_.-]", "?", name[:MAX_IGNORED_CHARACTERS]) for name in names[:MAX_IGNORED_NAMES]
-    ]
-    if len(names) > MAX_IGNORED_NAMES:
-        shown.append(f"and {len(names) - MAX_IGNORED_NAMES} more")
-    return [(b"x-basemlx-ignored", ", ".join(shown).encode("ascii"))]
+    shown = ", ".join(re.sub(r"[^A-Za-z0-9_.\[\] -]", "?", name) for name in names)
+    return [(b"x-basemlx-ignored", shown.encode("ascii"))]

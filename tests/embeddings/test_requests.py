@@ -126,6 +126,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 def test_fields_that_nobody_knows_are_named_in_a_header(live: LiveServer) -> None:
     answer = ask(live, input="a", user="me", input_type="query", odd=None)
     assert answer.headers["x-basemlx-ignored"] == "input_type"
+    assert answer.json["basemlx"] == {"ignored": ["input_type"]}
     assert "x-basemlx-ignored" not in ask(live, input="a", user="me").headers
 
 

@@ -324,3 +324,18 @@ def test_every_refusal_is_of_the_engines_own_kind(play: Play) -> None:
     for body in ({}, {"model": "other", "messages": [{"role": "user", "content": "x"}]}):
         with pytest.raises(BaseMLXError):
             service.chat(body)
+
+
+async def test_a_chunk_that_cannot_be_made_gives_the_request_up(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, service = play("a long answer")
+    turns = service.chat(chat_body(n=2)), service.chat(chat_body(n=2))
+    for turn in turns:
+        monkeypatch.setattr(turn._maker, "push", lambda *delta: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        turns[0].response()
+    with pytest.raises(ZeroDivisionError):
+        await turns[1].aresponse()
+    assert len(engine.aborted) == 2
+    assert not engine.open

@@ -131,6 +131,10 @@ def test_unknown_fields_are_tolerated_and_named(client: httpx.Client) -> None:
         )
         assert answer.status_code == 200
         assert answer.headers["x-basemlx-ignored"] == "foo, messages.colour"
+        first = events_of(answer.content)[0] if stream else answer.json()
+        assert first["basemlx"] == {"ignored": ["foo", "messages.colour"]}, (
+            "callers in this process see no headers"
+        )
     assert "x-basemlx-ignored" not in client.post("/v1/chat/completions", json=chat_body(user="me")).headers
     assert (
         client.post(
