@@ -19,10 +19,6 @@ from basemlx.engine.runtime import mlx_lm_module, mx, nn
 
 def load_decoder(folder: Path, config: Config) -> nn.Module:
     """The body of the model in `folder`, weights not yet read. Raises ModelLoadFailed, and what mlx-lm raises."""
-    if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
-        raise ModelLoadFailed(
-            "The model is a decoder whose attention was made to see both ways, which mlx-lm does not compute."
-        )
     utils = mlx_lm_module("utils")
     try:
         utils._get_classes(config)

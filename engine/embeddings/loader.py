@@ -17,7 +17,7 @@ from basemlx.engine.embeddings.decoder import last_hidden, load_decoder
 from basemlx.engine.embeddings.lanes import in_lanes
 from basemlx.engine.embeddings.matryoshka import check_dimensions, is_matryoshka
 from basemlx.engine.embeddings.pooling import normalized, pool
-from basemlx.engine.embeddings.recipe import Recipe, read_recipe
+from basemlx.engine.embeddings.recipe import Recipe, recipe_of
 from basemlx.engine.embeddings.types import MAX_SCORES_BYTES, EmbeddingRequest, Vectors
 from basemlx.engine.errors import (
     BaseMLXError,
@@ -48,18 +48,6 @@ _ADDED_TOKENS = 1024  # entries of a tokenizer that the weights may lack: added 
 _CHARACTERS_PER_TOKEN = (
     6  # a text with more than this for each token of the limit is counted before it is encoded
 )
-
-ENCODER_DEFAULT = Recipe(pooling=("mean",), normalize=True)
-"""For a bare encoder: sentence-transformers pools those by their mean too."""
-DECODER_DEFAULT = Recipe(
-    pooling=("lasttoken",),
-    normalize=True,
-    prompts={
-        "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
-        "document": "",
-    },
-)
-"""For a conversion of Qwen3-Embedding that lost its files: how it pools, and the prompts of its model card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +194,7 @@ def prepare_embedder(
 ) -> PreparedEmbedder:
     """Checks the folder and reads what is text. Raises ModelCorrupt or ModelLoadFailed."""
     checked = check_folder(folder)
-    is_encoder = checked.config["model_type"] in ENCODER_TYPES
-    recipe = read_recipe(folder, ENCODER_DEFAULT if is_encoder else DECODER_DEFAULT)
+    recipe = recipe_of(folder, checked.config)
     return PreparedEmbedder(name, checked, Tokenizer.from_folder(folder), recipe, source, aliases)
 
 
@@ -222,11 +209,6 @@ def embedder_steps(
     yield "architecture", 0.0
     try:
         model: Any = _encoder(checked) if prepared.is_encoder else load_decoder(checked.folder, config)
-        if not prepared.is_encoder and prepared.recipe.pooling != ("lasttoken",):
-            raise ModelLoadFailed(
-                f"The model is a decoder ({config['model_type']}) that is not pooled by its last token; that is not "
-                "supported."
-            )
         weights_bytes = estimate_bytes(model, precision)
         check_room(weights_bytes, prepared.name)
         for share in materialise(model, precision):

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.models.config import read_json_object, read_json_value
-from basemlx.engine.models.purpose import RECIPE_FILE
+from basemlx.engine.models.purpose import ENCODER_TYPES, RECIPE_FILE
 
 Pooling = Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
@@ -50,6 +50,37 @@ class Recipe:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     truncate_dim: int | None = None
+
+
+ENCODER_DEFAULT = Recipe(pooling=("mean",), normalize=True)
+"""For a bare encoder: sentence-transformers pools those by their mean too."""
+DECODER_DEFAULT = Recipe(
+    pooling=("lasttoken",),
+    normalize=True,
+    prompts={
+        "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+        "document": "",
+    },
+)
+"""For a conversion of Qwen3-Embedding that lost its files: how it pools, and the prompts of its model card."""
+
+
+def recipe_of(folder: Path, config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a model that embeds, with the default for its kind where its files say nothing. Raises
+    ModelCorrupt, and ModelLoadFailed for what is not computed here."""
+    if config["model_type"] in ENCODER_TYPES:
+        return read_recipe(folder, ENCODER_DEFAULT)
+    if config.get("is_causal") is False or config.get("use_bidirectional_attention"):
+        raise ModelLoadFailed(
+            "The model is a decoder whose attention was made to see both ways, which mlx-lm does not compute."
+        )
+    recipe = read_recipe(folder, DECODER_DEFAULT)
+    if recipe.pooling != ("lasttoken",):
+        raise ModelLoadFailed(
+            "The model is not pooled by its last token. That is done for encoders alone "
+            f"({', '.join(sorted(ENCODER_TYPES))}), and {config['model_type']!r} is none of them."
+        )
+    return recipe
 
 
 def read_recipe(folder: Path, otherwise: Recipe | None) -> Recipe:

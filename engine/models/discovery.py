@@ -20,13 +20,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from basemlx.engine.embeddings.recipe import recipe_of
 from basemlx.engine.environment import Environment
 from basemlx.engine.errors import ModelLoadFailed
 from basemlx.engine.models import config as model_config
 from basemlx.engine.models.catalogue import aliases_of
 from basemlx.engine.models.config import Config, read_json_object
 from basemlx.engine.models.folder import check_folder
-from basemlx.engine.models.purpose import embeds
+from basemlx.engine.models.purpose import RECIPE_FILE, embeds
 
 BUILT_IN_NAME = "tiny"
 CACHE_PREFIX = "models--"
@@ -277,9 +278,11 @@ def _modified_ns(folder: Path) -> int:
 
 def _signature(folder: Path) -> Signature:
     """What changes when a file of the folder does: names, sizes and times, those of permissions too, through links. A
-    link that leads nowhere has size -1, and so has what cannot be read; the reason is then in the time's place."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries)[:_MAX_FILES]
+    link that leads nowhere has size -1, and so has what cannot be read; the reason is then in the time's place. Files
+    of folders within count (of RECIPE_FILE's steps), as NAME/FILE."""
+    names = _names_in(folder)
+    inner = [name for name in names if (folder / name).is_dir()] if RECIPE_FILE in names else []
+    names += [f"{name}/{file}" for name in inner for file in _names_in(folder / name)]
     signature = []
     for name in names:
         try:
@@ -290,11 +293,16 @@ def _signature(folder: Path) -> Signature:
     return tuple(signature)
 
 
+def _names_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)[:_MAX_FILES]
+
+
 def _describe(
     name: str, folder: Path, source: str, root: Path | None, signature: Signature
 ) -> FoundModel | None:
     """None for what is no model at all: an empty folder, a data set. Raises OSError."""
-    sizes = {file: size for file, size, _ in signature}
+    sizes = {file: size for file, size, _ in signature if "/" not in file}
     kinds = {Path(file).suffix for file in sizes}
     if not kinds & {".safetensors", ".gguf"} and "config.json" not in sizes:
         return None
@@ -311,6 +319,9 @@ def _describe(
         return replace(found, problem="refused: a file of it lies outside of its part of the cache")
     try:
         checked = check_folder(folder)
+        is_embedder = embeds(folder, name)
+        if is_embedder:
+            recipe_of(folder, checked.config)
     except ModelLoadFailed as error:
         return replace(found, problem=_reason(error.message, kinds))
     texts = _template_texts(folder, checked.tokenizer_config)
@@ -320,7 +331,7 @@ def _describe(
         context_tokens=model_config.context_tokens(checked.config, checked.tokenizer_config),
         model_type=str(checked.config["model_type"]),
         quantization=model_config.quantization_name(checked.config),
-        capabilities=_capabilities(folder, name, texts),
+        capabilities=("embedding",) if is_embedder else _capabilities(texts),
         created_s=checked.created_s,
     )
 
@@ -370,10 +381,8 @@ def _template_texts(folder: Path, tokenizer_config: Config) -> str:
     return "\n".join(texts)
 
 
-def _capabilities(folder: Path, name: str, template: str) -> tuple[str, ...]:
+def _capabilities(template: str) -> tuple[str, ...]:
     """Read off the files: chat models come with a template, and what that never mentions they were not taught."""
-    if embeds(folder, name):
-        return ("embedding",)
     if not template:
         return ("completion",)
     found = ["chat", "completion"]

@@ -97,7 +97,7 @@ def test_decoders_that_see_both_ways_or_pool_otherwise_are_refused(tmp_path: Pat
         load_embedder(folder, "m")
     other = write_model(tmp_path / "mean", "qwen3")
     write_recipe(other, {"pooling_mode_mean_tokens": True}, normalize=True)
-    with pytest.raises(ModelLoadFailed, match=r"decoder \(qwen3\) that is not pooled by its last token"):
+    with pytest.raises(ModelLoadFailed, match=r"not pooled by its last token.* 'qwen3' is none of them"):
         load_embedder(other, "m")
 
 
@@ -118,15 +118,21 @@ def test_decoders_that_cannot_go_without_caches_of_their_own_are_refused_by_name
         load_embedder(folder, "m")
 
 
-@pytest.mark.parametrize("pooling", [LAST, {"pooling_mode_mean_tokens": True}])
-def test_an_architecture_that_nobody_has_is_refused_by_name_before_its_pooling(
-    tmp_path: Path, pooling: dict[str, bool]
+@pytest.mark.parametrize(
+    ("pooling", "words"),
+    [
+        (LAST, "architecture 'qwen77' is not one that the installed mlx-lm"),
+        ({"pooling_mode_mean_tokens": True}, "'qwen77' is none of them"),
+    ],
+)
+def test_an_architecture_that_nobody_has_is_refused_by_name(
+    tmp_path: Path, pooling: dict[str, bool], words: str
 ) -> None:
     folder = write_model(tmp_path / "m", "qwen3")
     write_recipe(folder, pooling, normalize=True)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "qwen77"}))
-    with pytest.raises(ModelLoadFailed, match="architecture 'qwen77' is not one that the installed mlx-lm"):
+    with pytest.raises(ModelLoadFailed, match=words):
         load_embedder(folder, "m")
 
 

@@ -97,6 +97,28 @@ def test_what_is_listed_as_an_embedder_is_what_would_be_loaded_as_one(places: Mo
                 engine.embed(name, "the fox")
 
 
+def test_an_embedder_that_pools_as_nobody_here_does_is_listed_with_the_reason_until_it_is_changed(
+    places: ModelPlaces, zoo: Zoo
+) -> None:
+    discovery = Discovery(places)
+    for name in ("dense", "mean"):
+        folder = shutil.copytree(zoo("llama"), places.folders[0] / name)
+        write_recipe(folder, {"pooling_mode_lasttoken": True}, normalize=True)
+    modules = places.folders[0] / "dense" / "modules.json"
+    steps = json.loads(modules.read_text())
+    modules.write_text(
+        json.dumps([*steps, {"type": "sentence_transformers.models.Dense", "path": "3_Dense"}])
+    )
+    pooling = places.folders[0] / "mean" / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    dense, mean = discovery.scan()
+    assert "a step 'Dense'" in (dense.problem or "")
+    assert "'llama' is none of them" in (mean.problem or "")
+    pooling.write_text(json.dumps({"pooling_mode_lasttoken": True}))
+    modules.write_text(json.dumps(steps))
+    assert [model.problem for model in discovery.scan()] == [None, None]
+
+
 def test_a_model_that_is_called_like_a_short_name_is_found_by_it(places: ModelPlaces, zoo: Zoo) -> None:
     put_in_hub_cache(places.hub_cache, repository_of("qwen3-8b"), zoo("qwen3"))
     assert find_model("qwen3-8b", Discovery(places), allow_paths=False).name == repository_of("qwen3-8b")
