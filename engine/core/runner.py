@@ -23,6 +23,14 @@ logger = logging.getLogger("basemlx.engine")
 
 PROBE_ROW = 0  # and below: sequence ids start at 1
 
+CPU_REHEARSAL = (4, 4, 32)
+COMPILED_REHEARSAL = (4, 4, 32, 32, 512, 512)
+"""Tokens of the prompt forwards that are run at load, in this order; the last time of a size counts. The row that
+decodes afterwards has as many as the first."""
+
+SURE_REHEARSAL = 32
+"""As many are run whatever the limit is."""
+
 
 @dataclass(slots=True)
 class Forward:
@@ -185,17 +193,23 @@ class ModelRunner:
         finally:
             self.rows.close(PROBE_ROW)
 
-    def rehearse(self, rows: int) -> tuple[LinearCost, LinearCost]:
-        """Runs the model a few times for nobody: kernels are ready after it, and it is known what steps cost.
+    def rehearse(self, rows: int, max_tokens: int) -> tuple[LinearCost, LinearCost]:
+        """Runs the model a few times for nobody, at most `max_tokens` at once: kernels are ready after it, and it is
+        known what steps cost.
 
-        Returns the cost of a decode step by its rows, up to `rows`, and of a prompt forward by its tokens.
+        Returns the cost of a decode step by its rows, up to `rows`, and of a prompt forward by its tokens. Where
+        kernels are compiled when they are first wanted, each size is run twice, and a long prompt's is among them: its
+        kernels are others, and the first long prompt would wait seconds for them.
         """
-        few, many = 4, 32
+        whole = CPU_REHEARSAL if self.computes_at_launch else COMPILED_REHEARSAL
+        counts = [count for count in whole if count <= max(max_tokens, SURE_REHEARSAL)]
+        few, many = sorted(set(counts))[-2:]
         times: dict[int, float] = {}
         keys = [PROBE_ROW - row for row in range(max(2, rows))]
         try:
-            self.rows.open(PROBE_ROW, [], 2 * few + many)
-            for count in (few, few, many):
+            for count in (*counts, counts[0]):
+                self.rows.close(PROBE_ROW)
+                self.rows.open(PROBE_ROW, [], count)
                 tokens = mx.array([[1] * count], dtype=mx.int32)
                 start_s = time.perf_counter()
                 self.rows.prefill(self._model, [PROBE_ROW], tokens, [count])

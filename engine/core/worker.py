@@ -71,6 +71,7 @@ class ModelWorker:
         self._rows = rows
         self._runner = ModelRunner(loaded.model, rows)
         self._max_num_sequences = config.max_num_sequences
+        self._prefill_chunk_tokens = config.prefill_chunk_tokens
         self._pacer = PrefillPacer(config.prefill_chunk_tokens, rows.num_layers)
         self.scheduler = Scheduler(
             max_num_sequences=config.max_num_sequences,
@@ -91,7 +92,9 @@ class ModelWorker:
 
     def warm_up(self) -> None:
         """Makes kernels ready and teaches the pacer what steps cost here."""
-        self._pacer.seed(*self._runner.rehearse(min(REHEARSED_ROWS, self._max_num_sequences)))
+        rows = min(REHEARSED_ROWS, self._max_num_sequences)
+        most = min(self.loaded.context_tokens, self._prefill_chunk_tokens)
+        self._pacer.seed(*self._runner.rehearse(rows, most))
 
     def set_budgets(self, kv_budget_bytes: int, prefix_cache_bytes: int) -> None:
         """New limits. KV never falls below what requests that were taken in may still need alone; it can be lowered

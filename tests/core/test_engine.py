@@ -425,7 +425,7 @@ def test_what_slips_in_while_an_engine_closes_is_ended(
 
     def slip_in(function: Callable[[], object]) -> object:
         result = call(function)
-        lease = ModelLease(MODEL, lambda name: None)
+        lease = ModelLease(MODEL, lambda name: None, lambda name: None)
         late.append(engine._desk.submit(make_request(MODEL, [3, 4], max_tokens=1500), worker, lease))
         return result
 
