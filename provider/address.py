@@ -27,7 +27,8 @@ def _is_base(base: str) -> bool:
     try:
         parts = urlsplit(base)
         has_place = bool(parts.hostname) and parts.port != 0  # the port is checked by being asked for
-    except ValueError:
+        has_place = has_place and bool(httpx.URL(base).host)  # as is a name of other letters than ASCII's
+    except (ValueError, httpx.InvalidURL):
         return False
     is_plain = base.isascii() and base.isprintable() and " " not in base
     return (

@@ -1,5 +1,5 @@
 """The connections to one server: opened with the first request, kept between requests, shared by all who ask there,
-closed when nobody uses them any more. They live on the I/O thread."""
+closed when nobody uses them any more. They live on the I/O thread. A forked child opens its own."""
 
 import os
 import threading
@@ -20,10 +20,20 @@ CLOSE_TIMEOUT_S = 5.0
 class Connections:
     def __init__(self, api_base: str) -> None:
         self._trust_env = not is_loopback(api_base)  # no proxy knows this machine's loopback
+        self._closed = False
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._client: httpx.AsyncClient | None = None
-        self._closed = False
+
+    def abandon(self) -> None:
+        """In a forked child: the client, its sockets and perhaps a held lock are the parent's. It is left unclosed."""
+        if self._client is not None:
+            _abandoned.append(self._client)
+        self._begin()
 
     @property
     def closed(self) -> bool:
@@ -60,3 +70,15 @@ def _close_client(client: httpx.AsyncClient, pid: int) -> None:
             done.result(CLOSE_TIMEOUT_S)
     except (RuntimeError, TimeoutError):  # the I/O thread has ended, and its sockets with it
         closing.close()
+
+
+_all: "weakref.WeakSet[Connections]" = weakref.WeakSet()
+_abandoned: list[httpx.AsyncClient] = []
+
+
+def _abandon_all() -> None:
+    for connections in list(_all):
+        connections.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)

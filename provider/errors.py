@@ -66,7 +66,10 @@ def error_of(status: int, body: bytes, retry_after: str | None = None) -> BaseML
     """The error that an answer with `status` stands for."""
     try:
         error = json.loads(body)["error"]
-        message = error["message"]
+        if isinstance(error, str) and error:
+            message, error = f"The server answered {status}: {_shown(error)}", {}
+        else:
+            message = error["message"]
     except (ValueError, LookupError, TypeError, RecursionError):
         text = body[: 4 * TEXT_CHARACTERS_SHOWN].decode("utf-8", "replace")[:TEXT_CHARACTERS_SHOWN].strip()
         message, error = f"The server answered {status}: {text or 'nothing'}", {}
@@ -75,11 +78,15 @@ def error_of(status: int, body: bytes, retry_after: str | None = None) -> BaseML
 
 def error_of_event(error: Any) -> BaseMLXError:
     """The error in an event of a stream, which has no status of its own: its code tells."""
+    message = "The server ended the stream with an error."
     if not isinstance(error, Mapping):
-        return error_from({}, "The server ended the stream with an error.", 500, None)
-    return error_from(
-        error, str(error.get("message") or "The server ended the stream with an error."), None, None
-    )
+        text = _shown(error) if isinstance(error, str) else ""
+        return error_from({}, f"{message[:-1]}: {text}" if text else message, 500, None)
+    return error_from(error, str(error.get("message") or message), None, None)
+
+
+def _shown(text: str) -> str:
+    return text[:TEXT_CHARACTERS_SHOWN].strip()
 
 
 def error_from(

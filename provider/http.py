@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Self
 
@@ -28,6 +28,9 @@ from basemlx.provider.sse import EventParser
 CONNECT_TIMEOUT_S = 10.0
 SILENCE_TIMEOUT_S = 120.0
 """A stream without a byte for so long is dead: the server sends a comment every few seconds."""
+
+END_TIMEOUT_S = 1.0
+"""What a server gets to end a stream's body after its last event, by which the connection can be kept."""
 
 DEFAULT_DEADLINE_S = 600.0
 GRACE_S = 5.0
@@ -128,7 +131,7 @@ class HttpBackend:
             text = await answer.aread()
         try:
             response = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ServerError("The server's answer is not JSON.", status=502) from None
         if not isinstance(response, dict):
             raise ServerError("The server's answer is not a JSON object.", status=502)
@@ -149,9 +152,11 @@ class HttpBackend:
         async with self._answer(path, content, deadline_s, silence_timeout_s=SILENCE_TIMEOUT_S) as answer:
             incoming.begin(answer.headers)
             parser = EventParser()
-            async for piece in answer.aiter_raw():
+            pieces = answer.aiter_bytes()
+            async for piece in pieces:
                 for data in parser.push(piece):
                     if data.startswith(b"[DONE]"):
+                        await _read_end(pieces)
                         return
                     incoming.chunks.push(_chunk_of(data))
         raise ServerUnreachable("The server's answer broke off before its end.")
@@ -164,11 +169,14 @@ class HttpBackend:
         client = self._connections.client()
         timeout = httpx.Timeout(silence_timeout_s, connect=CONNECT_TIMEOUT_S, pool=None)
         method = "GET" if content is None else "POST"
+        headers = self._headers
+        if silence_timeout_s is not None:  # compressing would hold events back
+            headers = httpx.Headers({"accept-encoding": "identity"} | dict(headers))
         try:
             async with (
                 asyncio.timeout(deadline_s + GRACE_S),
                 client.stream(
-                    method, self._url(path), content=content, headers=self._headers, timeout=timeout
+                    method, self._url(path), content=content, headers=headers, timeout=timeout
                 ) as answer,
             ):
                 if answer.status_code != 200:
@@ -272,10 +280,18 @@ class HttpStream(ChannelStream[Chunk]):
             self._cancel()
 
 
+async def _read_end(pieces: AsyncIterator[bytes]) -> None:
+    """Reads on behind the last event. What goes wrong there is no loss: the connection is not kept then."""
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(END_TIMEOUT_S):
+            async for _ in pieces:
+                pass
+
+
 def _chunk_of(data: bytes) -> Chunk:
     try:
         chunk = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ServerError("The server sent an event that is not JSON.", status=502) from None
     if not isinstance(chunk, dict):
         raise ServerError("The server sent an event that is not a JSON object.", status=502)

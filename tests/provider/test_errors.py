@@ -75,3 +75,12 @@ def test_a_status_alone_tells_the_class(
     assert error.type == type_
     assert error.status == (400 if status == 422 else status)
     assert error.message
+
+
+def test_an_error_that_is_a_text_is_told() -> None:
+    for error in (error_of_event("The GPU is on fire."), error_of(500, b'{"error": "The GPU is on fire."}')):
+        assert type(error) is ServerError
+        assert error.message.endswith(": The GPU is on fire.")
+    assert len(error_of_event("x" * 10**6).message) < 400
+    for empty in ("", 5, None, []):
+        assert error_of_event(empty).message == "The server ended the stream with an error."

@@ -1,15 +1,26 @@
-"""What the HTTP backend does not take, and what it never tells: keys and passwords stay out of messages."""
+"""What the HTTP backend does not take, and what it never tells: keys and passwords stay out of messages.
+Connections that are kept, answers of other servers, processes that fork.
+"""
 
+import gzip
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from basemlx.engine.errors import BaseMLXError, InvalidRequest
 from basemlx.provider.connect import connect
-from basemlx.provider.errors import ServerUnreachable
+from basemlx.provider.errors import ServerError, ServerUnreachable
 from basemlx.provider.http import HttpBackend
 from tests.serving import chat_body
+from tests.transports import answering
 
 BASE = "http://127.0.0.1:9/v1"
 KEY = "sk-canary-5d1f"
@@ -55,6 +66,7 @@ def test_headers_that_http_does_not_have_are_refused_without_being_quoted(header
             "http://h:0/v1",
         ),
         *("http://a b/v1", "http://h/v1?x=1", "http://h/v1#x", "http://h\n/v1", "http://\u20ac/v1"),
+        "http://xn--zz/v1",  # no name in IDNA
     ],
 )
 def test_what_is_no_address_is_refused(base: str) -> None:
@@ -88,3 +100,136 @@ def test_what_httpx_cannot_send_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -
             with pytest.raises(BaseMLXError, match="could not be sent") as info:
                 ask(chat_body())
             assert "canary" not in repr(info.value)
+
+
+# streams and their connections
+
+
+EVENTS = b'data: {"choices": []}\n\ndata: [DONE]\n\n'
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every request with EVENTS, and keeps the connection. The body's end comes `pause_s` later, or never."""
+
+    protocol_version = "HTTP/1.1"
+    pause_s: float | None = 0.02
+    encoding = "identity"
+    heard: list[tuple[int, str]]  # the client's port and Accept-Encoding
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.heard.append((self.client_address[1], self.headers.get("accept-encoding", "")))
+        self.send_response(200)
+        self.send_header("content-encoding", self.encoding)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        data = gzip.compress(EVENTS) if self.encoding == "gzip" else EVENTS
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        if self.pause_s is None:
+            self.rfile.read(1)  # until the client closes
+            self.close_connection = True
+            return
+        time.sleep(self.pause_s)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    heard: list[tuple[int, str]] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("_", (Handler,), settings | {"heard": heard})) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", heard
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+async def test_streams_that_were_read_to_their_end_share_a_connection() -> None:
+    with serving() as (base, heard), HttpBackend(base) as backend:
+        for _ in range(3):
+            assert len(list(backend.chat_stream(chat_body()))) == 1
+            assert len([chunk async for chunk in await backend.achat_stream(chat_body())]) == 1
+    assert len(heard) == 6
+    assert len({port for port, _ in heard}) == 1
+
+
+def test_a_body_that_does_not_end_holds_nobody() -> None:
+    with serving(pause_s=None) as (base, heard), HttpBackend(base) as backend:
+        started_s = time.monotonic()
+        for _ in range(2):
+            assert len(list(backend.chat_stream(chat_body()))) == 1
+        assert time.monotonic() - started_s < 10
+    assert len({port for port, _ in heard}) == 2
+
+
+def test_a_compressed_stream_is_read_and_none_is_asked_for() -> None:
+    with serving(encoding="gzip") as (base, heard), HttpBackend(base) as backend:
+        assert list(backend.chat_stream(chat_body())) == [{"choices": []}]
+        own = backend.with_headers({"Accept-Encoding": "gzip"})
+        assert list(own.chat_stream(chat_body())) == [{"choices": []}]
+    assert [encoding for _, encoding in heard] == ["identity", "gzip"]
+
+
+# answers that are none
+
+
+def answer_of(body: bytes, status: int = 200) -> bytes:
+    return b"HTTP/1.1 %d x\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+def test_json_that_is_too_deep_to_be_read_is_the_servers_fault() -> None:
+    deep = b"[" * 100_000
+    with (
+        answering(answer_of(deep)) as base,
+        HttpBackend(base) as backend,
+        pytest.raises(ServerError, match="answer is not JSON"),
+    ):
+        backend.chat(chat_body())
+    with (
+        answering(answer_of(b"data: " + deep + b"\n\n")) as base,
+        HttpBackend(base) as backend,
+        pytest.raises(ServerError, match="event that is not JSON"),
+    ):
+        list(backend.chat_stream(chat_body()))
+
+
+# processes that fork
+
+
+FORK = """
+import os, sys, threading
+from basemlx.provider.http import HttpBackend
+body = {"model": "noise", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "ignore_eos": True}
+backend = HttpBackend(sys.argv[1])
+
+def ask(who):
+    *_, last = backend.chat_stream(body)
+    print(who, backend.chat(body)["usage"]["completion_tokens"], last["choices"][0]["finish_reason"], flush=True)
+
+ask("parent")
+backend._connections._lock.acquire()  # as by another thread
+pid = os.fork()
+if pid == 0:
+    ask("child")
+    ask("child")
+    backend.close()
+    assert backend.closed
+    sys.exit(0)
+backend._connections._lock.release()
+assert os.waitpid(pid, 0)[1] == 0
+ask("parent")
+backend.close()
+"""
+
+
+def test_a_forked_child_goes_on_with_connections_of_its_own(api_base: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", FORK, api_base], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"{who} 2 length" for who in ("parent", "child", "child", "parent")]
