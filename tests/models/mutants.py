@@ -31,6 +31,7 @@ WIDTHS = {
     "U32 I32 F32": 4,
     "U64 I64 F64 C64": 8,
 }
+SIZE_WORDS = ("size", "dim", "heads", "layers", "experts", "bits", "quantization")
 DEADLINE_S = 60
 
 
@@ -84,7 +85,7 @@ def other_shape(header: Json, name: str, rng: random.Random) -> None:
     half = [2 * size // last, last // 2] if last % 2 == 0 else [last, size // last]
     double = [size // (2 * last), 2 * last] if size % (2 * last) == 0 else [size]
     header[name]["shape"] = rng.choice(
-        [[1, size], [size, 1], [size], [1, *shape], [*shape, 1], shape[::-1], half, double]
+        [[1, size], [1, size], [size, 1], [size], [1, *shape], [*shape, 1], shape[::-1], half, double]
     )
 
 
@@ -129,8 +130,7 @@ HEADER_CHANGES: list[Callable[[Json, str, random.Random], None]] = [
     wrong_dtype,
     wrong_entry,
     lost_entry,
-    other_shape,
-    other_shape,
+    *[other_shape] * 6,  # most of what follows is refused for plain reasons
     other_dtype,
     other_width,
     other_data,
@@ -147,7 +147,9 @@ def _product(shape: list[int]) -> int:
 
 
 def change_config(config: Json, rng: random.Random) -> None:
-    key = rng.choice(list(config))
+    keys = list(config)
+    sizes = [key for key in keys if any(word in key for word in SIZE_WORDS)]
+    key = rng.choice(sizes if sizes and rng.random() < 0.6 else keys)
     if isinstance(config[key], dict) and rng.random() < 0.8:
         change_config(config[key], rng)
         return
@@ -159,7 +161,7 @@ def change_config(config: Json, rng: random.Random) -> None:
         return
     value = config[key]
     if isinstance(value, int) and rng.random() < 0.4:
-        config[key] = rng.choice([2 * value, value // 2, value + 1, value - 1, value * 3])
+        config[key] = rng.choice([2 * value, value // 2, value + 1, value - 1, value * 3, 1, 2, 3])
     else:
         config[key] = rng.choice(SIZES)
     if rng.random() < 0.1:
@@ -185,10 +187,12 @@ def file_of(header: Json, data: bytes, rng: random.Random, *, spoilt: bool) -> b
 def write_mutant(model: Model, folder: Path, rng: random.Random) -> str:
     """Into a folder that has the rest of the model. Returns what is wrong, for people."""
     header, config = json.loads(json.dumps(model.header)), json.loads(json.dumps(model.config))
-    kind = rng.choices(["header", "config", "bytes"], [6, 3, 1])[0]
+    kind = rng.choices(["header", "config", "bytes"], [5, 4, 1])[0]
     if kind == "header":
         change = rng.choice(HEADER_CHANGES)
-        name = rng.choice([name for name in header if name != "__metadata__"])
+        names = [name for name in header if name != "__metadata__"]
+        scales = [name for name in names if name.endswith(".scales")]
+        name = rng.choice(scales if scales and rng.random() < 0.4 else names)
         before = str(header[name])
         change(header, name, rng)
         kind = f"{change.__name__} of {name}: {before} now {str(header.get(name))[:100]}"
