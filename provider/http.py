@@ -180,8 +180,9 @@ class HttpBackend:
                 ) as answer,
             ):
                 if answer.status_code != 200:
-                    raise error_of(
-                        answer.status_code, await answer.aread(), answer.headers.get("retry-after")
+                    text = await answer.aread()
+                    raise self._explained(
+                        error_of(answer.status_code, text, answer.headers.get("retry-after"))
                     )
                 yield answer
         except TimeoutError:
@@ -202,6 +203,12 @@ class HttpBackend:
             raise ServerUnreachable(
                 f"The connection to {self._shown_base} failed: {str(error) or type(error).__name__}."
             ) from None
+
+    def _explained(self, error: BaseMLXError) -> BaseMLXError:
+        if isinstance(error, ServerError) and error.status == 404 and not self.api_base.endswith("/v1"):
+            hint = f"{error.message} Does {self._shown_base} lack its /v1?"
+            return ServerError(hint, status=404, type=error.type, code=error.code)
+        return error
 
     def _url(self, path: str) -> str:
         if path.startswith("/.."):

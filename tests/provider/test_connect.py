@@ -6,8 +6,9 @@ from http import HTTPStatus
 import pytest
 
 from basemlx.engine.environment import Environment
-from basemlx.engine.errors import AuthenticationFailed, BaseMLXError
+from basemlx.engine.errors import AuthenticationFailed, BaseMLXError, ModelNotFound
 from basemlx.provider.connect import connect, use_engine
+from basemlx.provider.errors import ServerError
 from basemlx.provider.http import HttpBackend
 from basemlx.provider.local import LocalBackend
 from basemlx.server.settings import ServerSettings
@@ -36,6 +37,16 @@ def test_one_that_somebody_closed_is_not_handed_out_again(live: LiveServer, api_
     assert another.models()["data"]
     assert connect(api_base, api_key="sk-not-asked-for") is another
     another.close()
+
+
+def test_an_address_without_its_version_is_guessed_at(api_base: str) -> None:
+    with HttpBackend(api_base.removesuffix("/v1")) as backend:
+        with pytest.raises(ServerError, match="lack its /v1") as info:
+            backend.chat(chat_body())
+        assert info.value.status == HTTPStatus.NOT_FOUND
+    with pytest.raises(ModelNotFound) as named:
+        connect(api_base).chat(chat_body(model="nobody/nothing"))
+    assert "/v1?" not in str(named.value)
 
 
 async def test_one_of_this_process_that_somebody_closed_goes_on_for_the_next(noise: Noise) -> None:
