@@ -31,7 +31,7 @@ def activation(name: object) -> Activation:
         "relu": nn.relu,
         "silu": silu_by_power if slow else nn.silu,
     }
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ModelLoadFailed(
             f"config.json names an activation {str(name)[:64]!r}, which basemlx does not know."
         )

@@ -10,7 +10,7 @@ import pytest
 
 from basemlx.engine.embeddings import decoder
 from basemlx.engine.embeddings.loader import load_embedder
-from basemlx.engine.errors import ModelLoadFailed
+from basemlx.engine.errors import ModelCorrupt, ModelLoadFailed
 from basemlx.engine.runtime import mlx_lm_module, mx
 from tests.embeddings.zoo import unit, write_recipe
 from tests.model_zoo import write_model
@@ -147,3 +147,17 @@ def test_space_around_a_text_and_its_prompt_does_not_count(tmp_path: Path) -> No
     ).token_ids
     assert prompted == spaced
     assert prompted != inner, "between prompt and text it counts"
+
+
+def test_packed_weights_that_do_not_fit_the_configs_sizes_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "Qwen3-Embedding", "qwen3", bits=4)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 1}))
+    utils = mlx_lm_module("utils")
+    monkeypatch.setattr(utils.nn, "quantize", lambda *_, **__: pytest.fail("MLX was asked to pack"))
+    with pytest.raises(
+        ModelCorrupt, match=r"down_proj\.scales' has 4 groups, which does not fit the 1 inputs"
+    ):
+        load_embedder(folder, folder.name)

@@ -214,6 +214,7 @@ def modules(*kinds: str, path: str = "1_Pooling") -> Any:
         (write("sentence_bert_config.json", max_seq_length=True), ModelCorrupt, "max_seq_length must be"),
         (rewrite("config.json", position_embedding_type="relative_key"), ModelLoadFailed, "relative"),
         (rewrite("config.json", hidden_act="mish"), ModelLoadFailed, "mish"),
+        (rewrite("config.json", hidden_act=["gelu"]), ModelLoadFailed, "names an activation"),
         (rewrite("config.json", num_hidden_layers=3), ModelCorrupt, "do not fit"),
         (rewrite("config.json", hidden_size=36), ModelCorrupt, "do not fit"),
         (rewrite("config.json", num_attention_heads=5), ModelCorrupt, "do not fit each other"),

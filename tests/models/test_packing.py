@@ -146,3 +146,35 @@ def test_sizes_that_do_not_fit_the_packed_weights_are_refused_by_the_tensors_nam
     prepared = loader.prepare_load(folder, "m")
     with pytest.raises(ModelCorrupt, match=r"\.scales' has \d+ groups, which does not fit the \d+ inputs"):
         list(loader.load_steps(prepared, precision="stored"))
+
+
+def as_awq(source: Path, folder: Path, group: int = 32) -> Path:
+    """A copy whose layers' matrices are packed as AutoAWQ packs them (any numbers): `qweight`, by rows of inputs."""
+    shutil.copytree(source, folder)
+    weights: Any = mx.load(str(source / "model.safetensors"))
+    packed: dict[str, Any] = {}
+    for name, value in weights.items():
+        if not name.endswith("proj.weight"):
+            packed[name] = value.astype(mx.float16)
+            continue
+        base, (outputs, inputs) = name.removesuffix(".weight"), value.shape
+        packed[f"{base}.qweight"] = mx.ones((inputs, outputs // 8), dtype=mx.int32)
+        packed[f"{base}.qzeros"] = mx.ones((inputs // group, outputs // 8), dtype=mx.int32)
+        packed[f"{base}.scales"] = mx.ones((inputs // group, outputs), dtype=mx.float16)
+    mx.eval(list(packed.values()))
+    mx.save_safetensors(str(folder / "model.safetensors"), packed)
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": group}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_weights_packed_otherwise_are_checked_against_the_sizes_too(zoo: Zoo, tmp_path: Path) -> None:
+    folder = as_awq(zoo("qwen3"), tmp_path / "m")
+    list(loader.load_steps(loader.prepare_load(folder, "m"), precision="stored"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 3}))
+    with pytest.raises(
+        ModelCorrupt, match=r"down_proj\.scales' has 4 groups, which does not fit the 3 inputs"
+    ):
+        list(loader.load_steps(loader.prepare_load(folder, "m"), precision="stored"))
