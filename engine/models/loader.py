@@ -220,4 +220,6 @@ def _load_failed(checked: ModelFolder, error: Exception) -> BaseMLXError:
         return OutOfMemory("Memory ran out while the model was loaded. Use a smaller model, or free memory.")
     if isinstance(error, ValueError) and ("parameters" in words or "shape" in words):
         return ModelCorrupt(f"The weights do not fit config.json: {words}")
+    if isinstance(error, ArithmeticError | AssertionError):  # their own words say nothing: "division by zero"
+        return ModelCorrupt("config.json has sizes that no model has, or that do not fit each other.")
     return ModelLoadFailed(f"mlx-lm could not load the model ({type(error).__name__}): {words}")

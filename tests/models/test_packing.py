@@ -148,6 +148,15 @@ def test_sizes_that_do_not_fit_the_packed_weights_are_refused_by_the_tensors_nam
         list(loader.load_steps(prepared, precision="stored"))
 
 
+@pytest.mark.parametrize("sizes", [{"intermediate_size": 0}, {"vocab_size": 0}, {"num_attention_heads": 0}])
+def test_sizes_that_no_model_has_are_refused_in_words(
+    zoo: Zoo, tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    folder = edited(zoo("qwen3", bits=4), tmp_path / "m", config=sizes)
+    with pytest.raises(ModelCorrupt, match=r"sizes that no model has|does not fit the"):
+        list(loader.load_steps(loader.prepare_load(folder, "m"), precision="stored"))
+
+
 def as_awq(source: Path, folder: Path, group: int = 32) -> Path:
     """A copy whose layers' matrices are packed as AutoAWQ packs them (any numbers): `qweight`, by rows of inputs."""
     shutil.copytree(source, folder)
