@@ -23,6 +23,7 @@
     └── DeadlineExceeded               504     timeout_error           deadline_exceeded
 
 An error knows its HTTP status and its place in OpenAI's envelope; it knows nothing of how it is sent.
+`retry_after_s` is when trying again may help, None where waiting does not.
 `param` names the request field at fault, as OpenAI does. Messages say what is wrong and what to do about it, and
 carry no prompt text and no path of the machine (a path belongs in the log, or in the CLI's own message).
 """
@@ -36,6 +37,7 @@ class BaseMLXError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+    default_retry_after_s: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class BaseMLXError(Exception):
         self.message = message
         self.param = param
         self.code = code if code is not None else self.default_code
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = retry_after_s if retry_after_s is not None else self.default_retry_after_s
 
     def envelope(self) -> dict[str, Any]:
         """The error as OpenAI's JSON body."""
@@ -88,6 +90,13 @@ class UnsupportedSchema(InvalidRequest):
         super().__init__(message, **fields)
         self.keyword = keyword
         self.pointer = pointer
+
+    def envelope(self) -> dict[str, Any]:
+        """With `keyword` and `pointer`, where there are any."""
+        envelope = super().envelope()
+        where = {"keyword": self.keyword, "pointer": self.pointer}
+        envelope["error"] |= {name: value for name, value in where.items() if value is not None}
+        return envelope
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -150,6 +159,7 @@ class QueueFull(BaseMLXError):
     status = 429
     type = "rate_limit_error"
     default_code = "queue_full"
+    default_retry_after_s = 1
 
 
 class RequestAborted(BaseMLXError):
@@ -183,12 +193,14 @@ class EngineUnavailable(BaseMLXError):
 
     status = 503
     default_code = "engine_unavailable"
+    default_retry_after_s: ClassVar[int | None] = 5
 
 
 class EngineDead(EngineUnavailable):
     """The engine thread has ended; the process has to be restarted."""
 
     default_code = "engine_dead"
+    default_retry_after_s = None
 
 
 class ShuttingDown(EngineUnavailable):

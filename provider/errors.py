@@ -25,6 +25,7 @@ from basemlx.engine.errors import (
     RequestForbidden,
     RequestTooLarge,
     UnsupportedMediaType,
+    UnsupportedSchema,
 )
 
 TEXT_CHARACTERS_SHOWN = 300
@@ -34,6 +35,7 @@ class ServerUnreachable(EngineUnavailable):
     """Nobody answers under the address, or an answer broke off."""
 
     default_code = "server_unreachable"
+    default_retry_after_s = None  # nobody said so
 
 
 class ServerError(BaseMLXError):
@@ -104,6 +106,10 @@ def error_from(
     if kind is None or status not in (None, kind.status):
         kind = _BY_STATUS.get(status or 500)
     if kind is not None and (error.get("type") or kind.type) == kind.type:
+        if issubclass(kind, UnsupportedSchema):
+            fields |= {
+                name: value for name in ("keyword", "pointer") if isinstance(value := error.get(name), str)
+            }
         return kind(message, **fields)
     status = status or 500
     default_type = "invalid_request_error" if 400 <= status < 500 else "server_error"

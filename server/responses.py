@@ -10,8 +10,6 @@ from basemlx.server.errors import InternalError
 
 Headers = list[tuple[bytes, bytes]]
 
-DEFAULT_RETRY_AFTER_S = {429: 1, 503: 5}
-
 # ASCII only: some SSE clients split lines at U+2028 and U+0085 as well, and all read \u escapes.
 encode_json = json.JSONEncoder(
     ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":")
@@ -41,9 +39,8 @@ async def send_json(send: Send, status: int, content: Any, headers: Headers | No
 def error_headers(error: BaseMLXError) -> Headers:
     """What the status wants beside the envelope: when to try again, whether to, how to identify oneself."""
     headers: Headers = []
-    if error.status in DEFAULT_RETRY_AFTER_S:
-        retry_after_s = error.retry_after_s or DEFAULT_RETRY_AFTER_S[error.status]
-        headers.append((b"retry-after", b"%d" % retry_after_s))
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
     if isinstance(error, EngineDead | ModelLoadFailed | InternalError):
         headers.append((b"x-should-retry", b"false"))  # OpenAI's clients retry every 5xx otherwise
     if error.status == 401:

@@ -251,7 +251,8 @@ async def test_what_may_pass_is_asked_again_as_often_as_wanted(monkeypatch: pyte
     monkeypatch.setattr(retry, "time", SimpleNamespace(sleep=waited.append))
 
     def passing() -> Recorder:
-        return Recorder(QueueFull("Full.", retry_after_s=7), ServerUnreachable("Nobody."), QueueFull("Full."))
+        nobody = ServerUnreachable("Nobody.")
+        return Recorder(QueueFull("Full.", retry_after_s=7), nobody, nobody)
 
     for ask in (
         lambda backend: ChatBaseMLX(model=NOISE, backend=backend, max_retries=3).invoke("Hi").content,

@@ -202,4 +202,14 @@ def without_identity(value: Any) -> Any:
 def error_facts(error: BaseMLXError) -> tuple[Any, ...]:
     """Of a deadline not the message, which says how far the request had come."""
     message = "" if isinstance(error, DeadlineExceeded) else error.message
-    return type(error), error.status, error.type, error.code, error.param, message
+    place = getattr(error, "keyword", None), getattr(error, "pointer", None)
+    return (
+        type(error),
+        error.status,
+        error.type,
+        error.code,
+        error.param,
+        message,
+        error.retry_after_s,
+        *place,
+    )

@@ -15,7 +15,8 @@ from basemlx.engine.errors import (
     RequestAborted,
     UnsupportedSchema,
 )
-from basemlx.provider.errors import ServerError, error_of, error_of_event
+from basemlx.provider.errors import ServerError, ServerUnreachable, error_of, error_of_event
+from basemlx.server.responses import error_messages
 
 
 def tree(kind: type[BaseMLXError] = BaseMLXError) -> Iterator[type[BaseMLXError]]:
@@ -27,15 +28,56 @@ def tree(kind: type[BaseMLXError] = BaseMLXError) -> Iterator[type[BaseMLXError]
 
 
 def facts(error: BaseMLXError) -> tuple[object, ...]:
-    return type(error), error.status, error.type, error.code, error.param, error.message, error.retry_after_s
+    return (
+        *(type(error), error.status, error.type, error.code, error.param, error.message, error.retry_after_s),
+        *(getattr(error, "keyword", None), getattr(error, "pointer", None)),
+    )
+
+
+def over_http(sent: BaseMLXError) -> BaseMLXError:
+    """As the server sends it, and a client reads it."""
+    start, body = error_messages(sent)
+    retry_after = dict(start["headers"]).get(b"retry-after")
+    return error_of(start["status"], body["body"], None if retry_after is None else retry_after.decode())
 
 
 @pytest.mark.parametrize("kind", list(tree()), ids=lambda kind: kind.__name__)
 def test_every_error_of_the_engine_survives_the_way_over_http(kind: type[BaseMLXError]) -> None:
-    sent = kind("What is wrong.", param="messages", retry_after_s=7)
-    assert facts(error_of(sent.status, json.dumps(sent.envelope()).encode(), "7")) == facts(sent)
-    in_a_stream = error_of_event(sent.envelope()["error"])
-    assert facts(in_a_stream)[:-1] == facts(sent)[:-1]  # an event has no headers
+    for fields in ({"retry_after_s": 7}, {}):
+        sent = kind("What is wrong.", param="messages", **fields)
+        assert facts(over_http(sent)) == facts(sent)
+    in_a_stream = error_of_event(sent.envelope()["error"])  # an event has no headers
+    assert facts(in_a_stream) == facts(sent)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"keyword": "uniqueItems", "pointer": "/properties/a~1b/uniqueItems"},
+        {"keyword": "not", "pointer": ""},
+        {},
+    ],
+)
+def test_where_a_schema_is_at_fault_survives_the_way_over_http(where: dict[str, str]) -> None:
+    sent = UnsupportedSchema("No.", param="response_format", **where)
+    assert facts(over_http(sent)) == facts(error_of_event(sent.envelope()["error"])) == facts(sent)
+    assert sent.envelope()["error"].keys() == {"message", "type", "param", "code", *where}
+    assert facts(error_of_event(sent.envelope()["error"] | {"keyword": 5, "pointer": [1]}))[-2:] == (
+        None,
+        None,
+    )
+
+
+def test_a_time_to_try_again_is_told_where_waiting_helps() -> None:
+    """The same in this process as over HTTP: what the errors themselves say."""
+    times = {kind: kind("No.").retry_after_s for kind in tree()}
+    assert {kind.__name__: time for kind, time in times.items() if time is not None} == {
+        "QueueFull": 1,
+        "EngineUnavailable": 5,
+        "ShuttingDown": 5,
+        "OutOfMemory": 5,
+    }
+    assert ServerUnreachable("Nobody.").retry_after_s is None
 
 
 def test_an_error_keeps_a_code_of_its_own() -> None:
