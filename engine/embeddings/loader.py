@@ -141,9 +141,8 @@ class LoadedEmbedder:
         return prompts[name]
 
     def _encode(self, text: str, path: str) -> list[int] | None:
-        """Token ids, or None for a text that is surely too long. Space around a text, its prompt included, does not
-        count, as in sentence-transformers up to its version 5; a decoder's tokens would differ for it."""
-        text = text.strip()
+        """Token ids, or None for a text that is surely too long. Space around a text is part of it, as in
+        sentence-transformers 6."""
         if self.recipe.lowercase:
             text = text.lower()
         is_long = len(text) > _CHARACTERS_PER_TOKEN * self.max_tokens  # megabytes are not worth encoding

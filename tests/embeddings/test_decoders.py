@@ -136,17 +136,15 @@ def test_an_architecture_that_nobody_has_is_refused_by_name(
         load_embedder(folder, "m")
 
 
-def test_space_around_a_text_and_its_prompt_does_not_count(tmp_path: Path) -> None:
+def test_space_around_a_text_is_part_of_it(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "Qwen3-Embedding", "qwen3")
     loaded = load_embedder(folder, folder.name)
-    bare, *others = loaded.prepare(["the fox", " the fox", "the fox\n\n"], request_id="r").token_ids
-    assert others == [bare, bare]
-    assert loaded.tokenizer.encode("the fox\n") != loaded.tokenizer.encode("the fox"), "it would have"
-    prompted, spaced, inner = loaded.prepare(
-        ["the fox", "the fox ", " the fox"], request_id="r", prompt_name="query"
-    ).token_ids
-    assert prompted == spaced
-    assert prompted != inner, "between prompt and text it counts"
+    texts = ["the fox", " the fox", "the fox\n\n"]
+    for prompt_name in (None, "query"):
+        found = loaded.prepare(texts, request_id="r", prompt_name=prompt_name).token_ids
+        prompt = "" if prompt_name is None else loaded.recipe.prompts[prompt_name]
+        assert [list(ids[:-1]) for ids in found] == [loaded.tokenizer.encode(prompt + text) for text in texts]
+        assert len({tuple(ids) for ids in found}) == 3
 
 
 def test_packed_weights_that_do_not_fit_the_configs_sizes_are_refused_by_name(
