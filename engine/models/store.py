@@ -23,6 +23,7 @@ from basemlx.engine.models.listing import COMMIT, OID, is_wanted
 from basemlx.engine.models.transfer import PARTIAL_SUFFIX, RemoteFile
 
 _PARTS = ("blobs", "refs", "snapshots")
+_STAGING_PREFIX = ".basemlx-"
 
 
 def repository_folder(cache: Path, repository: str) -> Path:
@@ -86,7 +87,7 @@ class Store:
             for file in sorted(files, key=lambda file: file.name == "config.json"):
                 self._link(snapshot, file)
         else:
-            staging = self._folder / "snapshots" / f".basemlx-{commit}"
+            staging = self._folder / "snapshots" / (_STAGING_PREFIX + commit)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir()
             for file in files:
@@ -113,6 +114,8 @@ class Store:
         note = self._note()
         commits: dict[str, Any] = note.get("commits", {})
         snapshots, blobs = self._folder / "snapshots", self._folder / "blobs"
+        for staging in snapshots.glob(_STAGING_PREFIX + "*"):  # of a killed pull: used by nobody
+            shutil.rmtree(staging)
         for commit, entry in commits.items():
             if not COMMIT.fullmatch(commit):
                 continue

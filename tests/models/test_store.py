@@ -219,3 +219,20 @@ def test_remove_takes_what_a_pull_left_that_never_ended(hub: Hub, cache: Path, s
     assert left > 5_000
     assert remove(NAME, cache=cache) == left
     assert not (cache / "models--org--model").exists()
+
+
+def test_remove_takes_what_a_pull_left_that_was_killed_before_its_snapshot_appeared(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(hub, cache)
+    assert found(cache) is None
+    left = sum(sizes(list((cache / "models--org--model" / "blobs").iterdir())))
+    assert left > len(weights_of(hub))
+    assert remove(NAME, cache=cache) == left
+    assert not (cache / "models--org--model").exists()
