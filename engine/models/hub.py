@@ -2,6 +2,9 @@
 
     listing: files worth having ─▶ room? ─▶ transfer: blobs, checked one by one ─▶ store: a snapshot, in one step
 
+Blobs that are there already are read and checked, too: a disk may have damaged them since, or another program have
+brought them unchecked. Damaged ones come anew.
+
 huggingface_hub supplies the API (`listing`); the bytes are fetched here (`transfer`), because it neither verifies what
 it fetches over HTTP, nor resumes what another process began, nor keeps a half-fetched snapshot out of sight. What is
 being brought is noted before the first byte comes (`store`), so that removing takes all of it, a pull's that never
@@ -85,9 +88,9 @@ def pull(
         missing = [file for file in listing.files if not store.has(file)]
         _check_space(folder, missing)
         store.expect(listing.commit, missing)
-        _fetch_all(listing, missing, store, progress, stall_timeout_s, pause_s, stop)
-        store.publish(listing.commit, revision, listing.files, brought=missing)
-    fetched_bytes = sum(file.size_bytes for file in missing)
+        fetched = _fetch_all(listing, store, progress, stall_timeout_s, pause_s, stop)
+        store.publish(listing.commit, revision, listing.files, brought=fetched)
+    fetched_bytes = sum(file.size_bytes for file in fetched)
     return Pulled(repository, listing.commit, listing.size_bytes, fetched_bytes)
 
 
@@ -129,16 +132,17 @@ def _check_space(folder: Path, missing: list[RemoteFile]) -> None:
 
 def _fetch_all(
     listing: Listing,
-    missing: list[RemoteFile],
     store: Store,
     progress: Progress,
     stall_timeout_s: float,
     pause_s: float,
     stop: Callable[[], bool],
-) -> None:
+) -> list[RemoteFile]:
+    """Checks what is there and fetches the rest; what was fetched."""
     lock, failed = threading.Lock(), threading.Event()
     total = listing.size_bytes
-    done = total - sum(file.size_bytes for file in missing)
+    by_oid = {file.oid: file for file in listing.files}  # the same content under two names comes once
+    done = total - sum(file.size_bytes for file in by_oid.values())
     is_watched = True
 
     def advance(count: int) -> None:
@@ -158,14 +162,16 @@ def _fetch_all(
             client, listing.endpoint, listing.token, pause_s, lambda: failed.is_set() or stop()
         )
 
-        def fetch(file: RemoteFile) -> None:
+        def fetch(file: RemoteFile) -> bool:
+            if store.has(file) and transfer.is_whole(file, store.blob(file), advance):
+                return False
             url = f"{listing.endpoint}/{listing.repository}/resolve/{listing.commit}/{quote(file.name)}"
             transfer.fetch(url, file, store.blob(file), advance)
+            return True
 
         advance(0)
-        by_oid = {file.oid: file for file in missing}  # the same content under two names comes once
         with ThreadPoolExecutor(_THREADS) as threads:
-            futures = [threads.submit(fetch, file) for file in by_oid.values()]
+            futures = {threads.submit(fetch, file): file for file in by_oid.values()}
             try:
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
@@ -173,6 +179,7 @@ def _fetch_all(
             errors = [error for future in finished if (error := future.exception()) is not None]
             for error in sorted(errors, key=lambda error: isinstance(error, PullStopped)):
                 raise error
+    return [file for future, file in futures.items() if future.result()]
 
 
 @contextlib.contextmanager

@@ -87,6 +87,25 @@ class Transfer:
         except OSError as error:
             raise disk_error(error, file.name) from None
 
+    def is_whole(self, file: RemoteFile, path: Path, progress: Callable[[int], None]) -> bool:
+        """Whether a file that is there already has the right contents; reads all of it. `progress` as in `fetch`.
+        Raises PullStopped."""
+        hasher, held, is_readable = file.hasher(), 0, True
+        try:
+            with path.open("rb", buffering=0) as whole:
+                while chunk := whole.read(CHUNK_BYTES):
+                    if self.stop():
+                        raise PullStopped("The download was stopped. What has come is kept.")
+                    hasher.update(chunk)
+                    held += len(chunk)
+                    progress(len(chunk))
+        except OSError:  # a disk that gives it back no more is damage, too
+            is_readable = False
+        if is_readable and held == file.size_bytes and hasher.hexdigest() == file.oid:
+            return True
+        progress(-held)
+        return False
+
     def _fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
         partial = target.with_name(target.name + PARTIAL_SUFFIX)
         may_restart = True

@@ -64,6 +64,26 @@ def test_pulling_again_fetches_nothing(hub: Hub, cache: Path) -> None:
     assert hub.fetched(WEIGHTS) == []
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_pulling_again_brings_what_was_damaged_here(hub: Hub, cache: Path, name: str) -> None:
+    fetch(hub, cache)
+    model = found(cache)
+    assert model is not None
+    whole = (model.folder / name).read_bytes()
+    damaged = bytearray(whole)
+    damaged[-5] ^= 1
+    (model.folder / name).resolve().write_bytes(damaged)
+    hub.seen.clear()
+    seen: list[int] = []
+    pulled = fetch(hub, cache, progress=lambda done, _total: seen.append(done))
+    assert pulled.fetched_bytes == len(whole)
+    assert (model.folder / name).read_bytes() == whole
+    assert max(seen) == seen[-1] == pulled.size_bytes
+    assert [request.path for request in hub.seen if "/resolve/" in request.path] == [
+        request.path for request in hub.fetched(name)
+    ]
+
+
 def test_gated_missing_and_foreign_repositories_say_what_to_do(hub: Hub, cache: Path) -> None:
     with pytest.raises(ModelNotFound, match="does not exist"):
         fetch(hub, cache, "org/nothing")
