@@ -6,9 +6,9 @@ Blobs that are there already are read and checked, too: a disk may have damaged 
 brought them unchecked. Damaged ones come anew.
 
 huggingface_hub supplies the API (`listing`); the bytes are fetched here (`transfer`), because it neither verifies what
-it fetches over HTTP, nor resumes what another process began, nor keeps a half-fetched snapshot out of sight. What is
-being brought is noted before the first byte comes (`store`), so that removing takes all of it, a pull's that never
-ended too, and touches nothing else.
+it fetches over HTTP, nor resumes what another process began, nor keeps a half-fetched snapshot out of sight. What
+comes is noted as each file gets its name (`store`), so that removing takes all of it, a pull's that never ended too,
+and touches nothing else.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -87,9 +88,8 @@ def pull(
     with _disk_errors(cache), only_one(cache, folder, on_wait), Store(folder) as store:
         missing = [file for file in listing.files if not store.has(file)]
         _check_space(folder, missing)
-        store.expect(listing.commit, missing)
         fetched = _fetch_all(listing, store, progress, stall_timeout_s, pause_s, stop)
-        store.publish(listing.commit, revision, listing.files, brought=fetched)
+        store.publish(listing.commit, revision, listing.files)
     fetched_bytes = sum(file.size_bytes for file in fetched)
     return Pulled(repository, listing.commit, listing.size_bytes, fetched_bytes)
 
@@ -166,7 +166,8 @@ def _fetch_all(
             if store.has(file) and transfer.is_whole(file, store.blob(file), advance):
                 return False
             url = f"{listing.endpoint}/{listing.repository}/resolve/{listing.commit}/{quote(file.name)}"
-            transfer.fetch(url, file, store.blob(file), advance)
+            on_whole = partial(store.note_brought, listing.commit, file)
+            transfer.fetch(url, file, store.blob(file), advance, on_whole)
             return True
 
         advance(0)

@@ -3,7 +3,7 @@
     blobs/OID                 contents, under their hash
     snapshots/COMMIT/NAME     links to them; a new snapshot appears in one step
     refs/BRANCH               the commit that a branch or tag points at
-    .basemlx.json             what was brought, noted before it comes; where branches pointed before
+    .basemlx.json             what was brought, noted as it gets its name; where branches pointed before
 
 Other programs use the same folders: what they brought, and what they need of ours, stays. Knows no hub.
 """
@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._noting = threading.Lock()
 
     def __enter__(self) -> Self:
         for name in _PARTS:
@@ -58,25 +60,29 @@ class Store:
     def has_brought(self) -> bool:
         """Whether anything here is to be removed. A pull that found all of it there brought nothing."""
         entries = self._note().get("commits", {}).values()
-        return any(entry.get("files") or entry.get("blobs") for entry in entries)
+        return any(entry.get("files") or entry.get("blobs") for entry in entries) or bool(self._partials())
 
-    def expect(self, commit: str, missing: list[RemoteFile]) -> None:
-        """Notes what is about to be brought: a pull that never ends leaves nothing that cannot be removed."""
-        if missing:
+    def note_brought(self, commit: str, file: RemoteFile) -> None:
+        """Notes a blob just before it gets its name: not earlier, as another program may bring it meanwhile, nor later,
+        so that a pull that is killed leaves nothing that cannot be removed. Any thread."""
+        with self._noting:
             note = self._note()
             entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
-            entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in missing)})
+            entry["blobs"] = sorted({*entry["blobs"], file.oid})
             self._write_note(note)
 
-    def publish(self, commit: str, revision: str, files: list[RemoteFile], brought: list[RemoteFile]) -> None:
-        """Makes the snapshot appear, in one step where it is new. What was brought is noted first, so that a crash in
-        between leaves nothing that cannot be removed."""
+    def _partials(self) -> list[Path]:
+        """Parts of what a pull has not brought yet, told by their names."""
+        return list((self._folder / "blobs").glob("*" + PARTIAL_SUFFIX))
+
+    def publish(self, commit: str, revision: str, files: list[RemoteFile]) -> None:
+        """Makes the snapshot appear, in one step where it is new. Its links are noted first, so that a crash in between
+        leaves nothing that cannot be removed."""
         note = self._note()
         entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
         snapshot = self._folder / "snapshots" / commit
         new_links = [file.name for file in files if not (snapshot / file.name).is_symlink()]
         entry["files"] = sorted({*entry["files"], *new_links})
-        entry["blobs"] = sorted({*entry["blobs"], *(file.oid for file in brought)})
         note["current"] = commit
         if not COMMIT.fullmatch(revision):
             before, refs = _commit_in(self._reference(revision)), note.setdefault("refs", {})
@@ -131,7 +137,7 @@ class Store:
         oids = {str(oid) for entry in commits.values() for oid in entry.get("blobs", [])}
         for path in [
             *(blobs / oid for oid in oids if OID.fullmatch(oid)),
-            *blobs.glob("*" + PARTIAL_SUFFIX),
+            *self._partials(),
         ]:
             if path.name not in still_used and path.is_file():
                 freed += size_of(path)

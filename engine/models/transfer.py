@@ -79,11 +79,18 @@ class Transfer:
     pause_s: float = 1.0
     stop: Callable[[], bool] = lambda: False
 
-    def fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
-        """The file under `target`, whole and checked. `progress` is told of bytes gained (or, negative, given up).
-        Raises PullFailed."""
+    def fetch(
+        self,
+        url: str,
+        file: RemoteFile,
+        target: Path,
+        progress: Callable[[int], None],
+        on_whole: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The file under `target`, whole and checked. `progress` is told of bytes gained (or, negative, given up),
+        `on_whole` just before it gets that name. Raises PullFailed."""
         try:
-            self._fetch(url, file, target, progress)
+            self._fetch(url, file, target, progress, on_whole)
         except OSError as error:
             raise disk_error(error, file.name) from None
 
@@ -106,13 +113,21 @@ class Transfer:
         progress(-held)
         return False
 
-    def _fetch(self, url: str, file: RemoteFile, target: Path, progress: Callable[[int], None]) -> None:
+    def _fetch(
+        self,
+        url: str,
+        file: RemoteFile,
+        target: Path,
+        progress: Callable[[int], None],
+        on_whole: Callable[[], None],
+    ) -> None:
         partial = target.with_name(target.name + PARTIAL_SUFFIX)
         may_restart = True
         while True:
             found = self._complete(url, file, partial, progress)
             if found == file.oid:
                 partial.chmod(0o644)
+                on_whole()
                 partial.replace(target)
                 return
             progress(-file.size_bytes)

@@ -236,3 +236,16 @@ def test_remove_takes_what_a_pull_left_that_was_killed_before_its_snapshot_appea
     assert left > len(weights_of(hub))
     assert remove(NAME, cache=cache) == left
     assert not (cache / "models--org--model").exists()
+
+
+def test_what_another_program_brought_after_a_pull_failed_is_not_removed(hub: Hub, cache: Path) -> None:
+    hub.statuses[WEIGHTS] = [403]
+    with pytest.raises(PullFailed, match="403"):
+        fetch(hub, cache)
+    blob = cache / "models--org--model" / "blobs" / hashlib.sha256(weights_of(hub)).hexdigest()
+    blob.write_bytes(weights_of(hub))
+    remove(NAME, cache=cache)
+    assert blob.read_bytes() == weights_of(hub)
+    assert list(cache.rglob("*.basemlx*")) == [], "its own is gone"
+    with pytest.raises(ModelNotFound, match="not brought by basemlx pull"):
+        remove(NAME, cache=cache)
