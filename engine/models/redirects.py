@@ -9,6 +9,9 @@ import ipaddress
 import socket
 from urllib.parse import urljoin, urlsplit
 
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
 
 class RedirectRefused(ValueError):
     """Says why, as a clause."""
@@ -36,6 +39,8 @@ def _next_url(url: str, location: str, endpoint: str) -> str:
     addresses = _addresses(parts.hostname)
     if any(address.is_link_local for address in addresses):
         raise RedirectRefused("to a link-local address")
+    if any(address.is_unspecified for address in addresses):
+        raise RedirectRefused("to an address that is none")
     hub_addresses = _addresses(hub.hostname or "")
     hub_is_public = all(address.is_global for address in hub_addresses)
     if hub_is_public and any(not address.is_global for address in addresses):
@@ -57,14 +62,24 @@ def _origin(url: str) -> tuple[str, str, int]:
     )
 
 
-def _addresses(host: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+def _addresses(host: str) -> list[_Address]:
     """All that the name stands for; none where it cannot be looked up here (behind a proxy, which decides then)."""
     try:
-        return [ipaddress.ip_address(host)]
+        return [_unwrapped(ipaddress.ip_address(host))]
     except ValueError:
         pass
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+    return [_unwrapped(ipaddress.ip_address(str(entry[4][0]).partition("%")[0])) for entry in found]
+
+
+def _unwrapped(address: _Address) -> _Address:
+    """The IPv4 address that an IPv6 address leads to, where it is one of those that carry one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is None and address in _NAT64:
+        inner = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    return inner or address

@@ -1,5 +1,6 @@
 """A hub and a network that misbehave: what comes is checked and resumed, and redirects are looked at."""
 
+import ipaddress
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -150,3 +151,28 @@ def test_a_public_hub_cannot_send_a_download_into_this_network() -> None:
         next_url(hub + "/a", "http://8.8.4.4/x", hub)
     assert next_url(hub + "/a", "/b", hub) == hub + "/b"
     assert next_url(hub + "/a", "https://8.8.4.4/x", hub) == "https://8.8.4.4/x"
+
+
+@pytest.mark.parametrize("shape", ["[::ffff:{}]", "[64:ff9b::{}]", "[2002:{}::]"])
+def test_an_address_within_another_is_judged_by_where_it_leads(shape: str) -> None:
+    def wrapped(address: str) -> str:
+        packed = ipaddress.IPv4Address(address).packed.hex()
+        return f"http://{shape.format(packed[:4] + ':' + packed[4:])}/x"
+
+    own, public = "http://127.0.0.1:8000", "http://8.8.8.8"
+    for hub in (own, public):
+        with pytest.raises(RedirectRefused, match="link-local"):
+            next_url(hub + "/a", wrapped("169.254.169.254"), hub)
+        with pytest.raises(RedirectRefused, match="is none"):
+            next_url(hub + "/a", wrapped("0.0.0.0"), hub)
+    for inside in ("127.0.0.1", "10.0.0.7"):
+        with pytest.raises(RedirectRefused, match="this machine or its network"):
+            next_url(public + "/a", wrapped(inside), public)
+    assert next_url(public + "/a", wrapped("8.8.4.4"), public) == wrapped("8.8.4.4")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_an_address_that_is_none_is_not_followed(host: str) -> None:
+    hub = "http://127.0.0.1:8000"
+    with pytest.raises(RedirectRefused, match="is none"):
+        next_url(hub + "/a", f"http://{host}/x", hub)
