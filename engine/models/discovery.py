@@ -97,23 +97,34 @@ class Discovery:
     def scan(self) -> tuple[FoundModel, ...]:
         """Every model, one a name: the built-in one, then by name. Of several with one name a whole one comes before a
         broken one, and the Hugging Face cache before other places."""
-        places = self._places or ModelPlaces.of_this_machine()
         with self._lock:
-            seen: dict[Path, tuple[Signature, FoundModel]] = {}
-            found: dict[str, FoundModel] = {}
-            for name, folder, source in _candidates(places):
-                model = self._described(name, folder, source, seen)
-                if model is not None and (
-                    name not in found or (found[name].problem is not None and model.problem is None)
-                ):
-                    found[name] = model
-            self._known = seen
+            found, self._known = self._look(None)
         built_in = found.pop(BUILT_IN_NAME, None)
         others = sorted(found.values(), key=lambda model: model.name.lower())
         return tuple(others if built_in is None else [built_in, *others])
 
     def find(self, name: str) -> FoundModel | None:
-        return next((model for model in self.scan() if model.name == name), None)
+        """The one that `scan` would have under this name; only folders of that name are looked into."""
+        with self._lock:
+            found, seen = self._look(name)
+            self._known |= seen
+        return found.get(name)
+
+    def _look(
+        self, wanted: str | None
+    ) -> tuple[dict[str, FoundModel], dict[Path, tuple[Signature, FoundModel]]]:
+        """Models by name, that of one name only where one is `wanted`, and what is to be remembered of them."""
+        seen: dict[Path, tuple[Signature, FoundModel]] = {}
+        found: dict[str, FoundModel] = {}
+        for name, folder, source in _candidates(self._places or ModelPlaces.of_this_machine(), wanted):
+            if wanted is not None and name != wanted:
+                continue
+            model = self._described(name, folder, source, seen)
+            if model is not None and (
+                name not in found or (found[name].problem is not None and model.problem is None)
+            ):
+                found[name] = model
+        return found, seen
 
     def _described(
         self, name: str, folder: Path, source: str, seen: dict[Path, tuple[Signature, FoundModel]]
@@ -179,23 +190,28 @@ def is_hub_name(name: str) -> bool:
     return _HUB_NAME.fullmatch(name) is not None and ".." not in name and "--" not in name
 
 
-def _candidates(places: ModelPlaces) -> Iterator[tuple[str, Path, str]]:
-    """(name, folder, source) of everything that may be a model, in order of preference."""
+def _candidates(places: ModelPlaces, wanted: str | None) -> Iterator[tuple[str, Path, str]]:
+    """(name, folder, source) of everything that may be a model, in order of preference. Where one name is `wanted`,
+    others may be left out: those that cost a look to find out."""
     if places.built_in is not None:
         yield BUILT_IN_NAME, places.built_in, "built-in"
-    yield from _hub_candidates(places.hub_cache)
+    yield from _hub_candidates(places.hub_cache, wanted)
     for folder in places.folders:
         yield from _folder_candidates(folder)
     for folder in places.lm_studio:
         for publisher in _subfolders(folder):
+            if wanted is not None and not wanted.startswith(publisher.name + "/"):
+                continue
             for model in _subfolders(publisher):
                 yield f"{publisher.name}/{model.name}", model, "lmstudio"
 
 
-def _hub_candidates(cache: Path) -> Iterator[tuple[str, Path, str]]:
+def _hub_candidates(cache: Path, wanted: str | None) -> Iterator[tuple[str, Path, str]]:
     for entry in _subfolders(cache):
         if entry.name.startswith(CACHE_PREFIX):
             name = "/".join(entry.name.removeprefix(CACHE_PREFIX).split("--", 1))
+            if wanted is not None and name != wanted:
+                continue
             try:
                 folder = _snapshot(entry) if is_hub_name(name) else None
             except OSError:

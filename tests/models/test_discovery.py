@@ -299,6 +299,30 @@ def test_changes_are_noticed_and_a_scan_without_any_reads_nothing(
     assert discovery.scan() == ()
 
 
+def test_one_name_is_found_as_in_a_scan_and_no_other_model_is_looked_into(
+    places: ModelPlaces, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        put_in_hub_cache(places.hub_cache, f"org/m{number}", zoo("qwen3"))
+    (put_in_hub_cache(places.hub_cache, "org/both", zoo("qwen3")) / "model.safetensors").resolve().unlink()
+    shutil.copytree(zoo("llama"), places.lm_studio[0] / "org" / "both")
+    shutil.copytree(zoo("llama"), places.folders[0] / "qwen3-8b")
+    shutil.copytree(zoo("qwen3"), places.folders[0] / "me" / "nested")
+    looked: list[Path] = []
+    signature = module._signature
+    monkeypatch.setattr(module, "_signature", lambda folder: (looked.append(folder), signature(folder))[1])
+    machine = Discovery(places)
+    everything = machine.scan()
+    assert len(looked) > len(everything) == 6
+    for model in everything:
+        looked.clear()
+        assert Discovery(places).find(model.name) == machine.find(model.name) == model
+        assert len(looked) == (4 if model.name == "org/both" else 2)
+    looked.clear()
+    assert machine.find("qwen3-0.6b") is None
+    assert looked == []
+
+
 def test_lm_studio_is_looked_for_where_its_settings_say_it_keeps_models(tmp_path: Path) -> None:
     usual = (tmp_path / ".lmstudio" / "models", tmp_path / ".cache" / "lm-studio" / "models")
     assert lm_studio_folders(tmp_path) == usual
