@@ -541,12 +541,12 @@ def text_of(answer: Any) -> str:
 
 async def test_a_cancelled_call_frees_its_row(where: dict[str, Any], noise: Noise) -> None:
     task = asyncio.create_task(litellm.acompletion(**call(max_tokens=1900), **where))
-    while noise.is_idle:
+    while noise.is_idle and not task.done():
         await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    noise.check_idle()
+    await asyncio.to_thread(check_given_up, noise)
 
 
 @pytest.mark.parametrize("place", ["local", "http"])
@@ -580,12 +580,19 @@ async def test_leaving_a_stream_frees_its_row(where: dict[str, Any], noise: Nois
     stream = await litellm.acompletion(**call(max_tokens=1900), stream=True, **where)
     await anext(stream)
     await stream.aclose()
-    await asyncio.to_thread(noise.check_idle)
+    await asyncio.to_thread(check_given_up, noise)
     stream = litellm.completion(**call(max_tokens=1900), stream=True, **where)
     next(stream)
     del stream
     gc.collect()
-    await asyncio.to_thread(noise.check_idle)
+    await asyncio.to_thread(check_given_up, noise)
+
+
+def check_given_up(noise: Noise) -> None:
+    noise.check_idle()
+    done = noise.finished.pop()
+    assert done.finish_reasons == ("abort",)
+    assert done.usage.completion_tokens < 950  # of 1,900
 
 
 def test_the_sample_config_of_the_proxy_is_one_that_litellm_takes(monkeypatch: pytest.MonkeyPatch) -> None:
