@@ -41,14 +41,16 @@ def connect(
 
 
 def _shared(base: str, api_key: str | None) -> HttpBackend:
+    dropped = None  # outlives the lock: losing it may close its connections, which takes a while
     with _lock:
         backend = _http.pop((base, api_key), None)
         if backend is None or backend.closed:
             backend = HttpBackend(base, api_key=api_key)
         _http[base, api_key] = backend  # the newest last
         if len(_http) > MAX_HTTP_BACKENDS:
-            del _http[next(iter(_http))]  # closed when nobody uses it any more
-        return backend
+            dropped = _http.pop(next(iter(_http)))  # closed when nobody uses it any more
+    del dropped
+    return backend
 
 
 def use_engine(backend: LocalBackend) -> LocalBackend:

@@ -1,6 +1,7 @@
 """Which backend a caller gets, whose it is, and which key goes with it."""
 
 import socket
+import sys
 from http import HTTPStatus
 
 import pytest
@@ -23,6 +24,23 @@ def test_the_backend_of_an_address_is_shared_and_that_of_none_is_here(api_base: 
     assert connect(api_base) is connect(f" {api_base}/")
     assert connect(api_base) is not connect(api_base, api_key="sk-0123456789")
     assert isinstance(connect(), LocalBackend)
+
+
+def test_one_too_many_is_lost_outside_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losing it closes its connections, which waits: whoever connects meanwhile must not."""
+    module = sys.modules["basemlx.provider.connect"]
+    held: list[bool] = []
+
+    class Lost(HttpBackend):
+        def __del__(self) -> None:
+            held.append(module._lock.locked())  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(module, "HttpBackend", Lost)
+    monkeypatch.setattr(module, "_http", {})
+    monkeypatch.setattr(module, "MAX_HTTP_BACKENDS", 1)
+    for port in (1, 2):
+        connect(f"http://127.0.0.1:{port}/v1")
+    assert held == [False]
 
 
 def test_one_that_somebody_closed_is_not_handed_out_again(live: LiveServer, api_base: str) -> None:
