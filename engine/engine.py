@@ -96,6 +96,7 @@ class Engine:
             self._residence.room,
             clock,
             default_idle_ttl_s=self.config.idle_ttl_s,
+            on_unserved=self._sources.failed,
         )
         self._keeper.start()
         self._at_exit = weakref.finalize(self, _stop_thread, self._thread, os.getpid())
@@ -217,8 +218,8 @@ class Engine:
         return known if known in self._sources else self._sources.of(name).found.name
 
     def bind_folder(self, folder: Path) -> str:
-        """The name under which a model's folder can be asked for from now on; it is loaded when it is. Raises
-        ModelNotFound, and InvalidRequest if the name stands for another model."""
+        """The name under which a model's folder can be asked for from now on, until a load of it fails; it is loaded
+        when it is asked for. Raises ModelNotFound, and InvalidRequest if the name stands for another model."""
         with self._bound(self._sources.named(str(folder.absolute()), None), None) as known:
             return known
 

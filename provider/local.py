@@ -22,6 +22,7 @@ from basemlx.engine.config import EngineConfig
 from basemlx.engine.deadline import Deadline
 from basemlx.engine.errors import EngineUnavailable
 from basemlx.engine.models.keeper import ModelLease, give_up
+from basemlx.engine.models.names import is_path
 from basemlx.engine.models.purpose import Purpose
 from basemlx.engine.openai.chat_request import ChatRequest
 from basemlx.engine.openai.completion_request import CompletionRequest
@@ -216,7 +217,7 @@ class LocalBackend:
         service = self._started()
         parsed = parse_json(encode_body(body))
         name = parsed.get("model")
-        if isinstance(name, str) and name.startswith(("/", "./", "../", "~")):
+        if isinstance(name, str) and is_path(name):
             parsed["model"] = self.engine.bind_folder(Path(name).expanduser())
         asked = kind.read(service, parsed)
         return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))

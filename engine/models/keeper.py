@@ -42,21 +42,23 @@ class ModelLease:
     def __init__(self, name: str, share: Callable[[str], None], release: Callable[[str], None]) -> None:
         self.name = name
         self._share = share
-        self._release: Callable[[str], None] | None = release
+        self._release = [release]  # popped once, by whichever thread is first
 
     def share(self) -> "ModelLease":
         """Another lease on the same model, at once, whoever else waits for its memory: a holder who had to queue for a
         second one would wait for himself. Raises RequestAborted once it is released: its holder has left."""
-        release = self._release
-        if release is None:
+        releases = list(self._release)
+        if not releases:
             raise RequestAborted("The request was given up by its caller.")
         self._share(self.name)
-        return ModelLease(self.name, self._share, release)
+        return ModelLease(self.name, self._share, releases[0])
 
     def release(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release(self.name)
+        try:
+            release = self._release.pop()
+        except IndexError:
+            return
+        release(self.name)
 
     def __enter__(self) -> Self:
         return self
@@ -89,7 +91,8 @@ class _Waiting:
 class ModelKeeper:
     """`load(name, plan, progress)` returns what the model takes; it and `drop(name)` run on the keeper's thread.
 
-    `room()` is asked before each decision and may look at the machine.
+    `room()` is asked before each decision and may look at the machine; `on_unserved(name)` hears of models that nobody
+    waits for any more and that did not come: refused, failed or given up. It must be quick.
     """
 
     def __init__(
@@ -100,12 +103,14 @@ class ModelKeeper:
         clock: Callable[[], float],
         *,
         default_idle_ttl_s: float | None = None,
+        on_unserved: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._load = load
         self._drop = drop
         self._room = room
         self._clock = clock
         self._default_idle_ttl_s = default_idle_ttl_s
+        self._on_unserved = on_unserved
         self._pool = ModelPool(Room(0))
         self._waiting: dict[str, _Waiting] = {}
         self._leaving: dict[str, list[Future[bool]]] = {}
@@ -238,6 +243,8 @@ class ModelKeeper:
                 del self._waiting[name]
                 self._pool.forget(name)
                 self._changed.notify_all()
+                if loading is None:
+                    self._on_unserved(name)
 
     def _may_stay(self, name: str, future: "Future[bool]") -> None:
         with self._changed:
@@ -334,6 +341,8 @@ class ModelKeeper:
         with self._changed:
             waiting = self._waiting.pop(name, None)
             self._pool.forget(name)
+            if self._pool.find(name) is None:
+                self._on_unserved(name)
         for future in waiting.futures if waiting is not None else ():
             _fail(future, error)
 

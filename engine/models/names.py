@@ -19,7 +19,7 @@ def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundMo
     `allow_paths` lets `name` be a folder (with `/`, `./`, `../` or `~` in front, or an existing one); never set it for
     a name that came over HTTP.
     """
-    if allow_paths and (name.startswith(("/", "./", "../", "~")) or name in (".", "..")):
+    if allow_paths and is_path(name):
         return _local_folder(name)
     models = discovery.scan()
     by_name = {model.name: model for model in models}
@@ -33,6 +33,11 @@ def find_model(name: str, discovery: Discovery, *, allow_paths: bool) -> FoundMo
     if allow_paths and "\0" not in name and name and Path(name).is_dir():
         return _local_folder(name)
     raise _not_found(name, [model.name for model in usable(models)])
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only mean a folder."""
+    return name.startswith(("/", "./", "../", "~")) or name in (".", "..")
 
 
 def _local_folder(name: str) -> FoundModel:

@@ -275,11 +275,13 @@ class ModelPool:
 
     def _room_without(self, victims: list[Resident]) -> int:
         """What there would be room for if these left. What they count as is free under the limit then; the machine gets
-        back what they surely hold, which may be less: none is made to leave in vain."""
+        back what they surely hold, which may be less: none is made to leave in vain. Of one in use that is not known
+        before it is idle, and is looked at again then."""
         room_bytes = self.room.limit_bytes - self.held_bytes + sum(victim.num_bytes for victim in victims)
         if self.room.spare_bytes is None:
             return room_bytes
-        return min(room_bytes, self.room.spare_bytes + sum(victim.freed_bytes for victim in victims))
+        freed_bytes = sum(victim.freed_bytes if victim.is_idle else victim.num_bytes for victim in victims)
+        return min(room_bytes, self.room.spare_bytes + freed_bytes)
 
     def _in_order_of_leaving(self) -> list[Resident]:
         """Idle ones before busy ones, each least recently used first; pinned ones never."""

@@ -119,7 +119,7 @@ class Residence:
         """What all models together may have: the limit, or what the machine could give if those that are here left."""
         room = self.room()
         assert room.spare_bytes is not None
-        return min(room.limit_bytes, room.spare_bytes + self._weights_bytes())
+        return min(room.limit_bytes, room.spare_bytes + int(ROOM_SHARE * self._weights_bytes()))
 
     def room(self) -> Room:
         """What models may take, and what the machine has left for more."""
@@ -135,11 +135,7 @@ class Residence:
 
     def load(self, name: str, plan: LoadPlan, progress: Progress) -> Taken:
         """What the model takes, once it is loaded as planned."""
-        try:
-            taken = self._load(name, plan, progress)
-        except BaseException:
-            self._sources.failed(name)
-            raise
+        taken = self._load(name, plan, progress)
         self._sources.loaded(name)
         return taken
 
@@ -214,7 +210,7 @@ class Residence:
             self.workers[prepared.name] = worker
         self._plans[prepared.name] = plan
         self._divide_memory()
-        return Taken(max(plan.num_bytes, loaded.weights_bytes), loaded.weights_bytes)
+        return Taken(max(plan.num_bytes, loaded.weights_bytes), int(ROOM_SHARE * loaded.weights_bytes))
 
     def _worker_of(self, loaded: LoadedModel) -> ModelWorker:
         make_cache = mlx_lm_module("models.cache").make_prompt_cache

@@ -14,7 +14,8 @@ from litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response impo
 )
 from litellm.types.utils import EmbeddingResponse, ModelResponse
 
-from basemlx.engine.errors import InvalidRequest
+from basemlx.engine.errors import InvalidRequest, ModelNotFound
+from basemlx.engine.models.names import is_path
 from basemlx.provider.backend import Backend
 from basemlx.provider.connect import connect
 from basemlx.provider.litellm.chunks import LiteLLMStream
@@ -26,15 +27,17 @@ Connect = Callable[..., Backend]
 
 class BaseMLXLLM(litellm.CustomLLM):
     """`on_model(model, mode)` hears of every model that has taken a request, so that it exists; `connect` finds its
-    backend."""
+    backend. A folder in place of a model's name is a model that does not exist, unless `allows_folders`."""
 
     def __init__(
         self,
         on_model: Callable[[str, str], None] = lambda model, mode: None,
         *,
         connect: Connect = connect,
+        allows_folders: bool = False,
     ) -> None:
         super().__init__()
+        self._allows_folders = allows_folders
         self._on_model = on_model
         self._connect = connect
 
@@ -96,15 +99,17 @@ class BaseMLXLLM(litellm.CustomLLM):
     ) -> tuple[Backend, dict[str, Any]]:
         params = call.get("optional_params") or {}
         body = chat_body(model, messages, params, call.get("timeout"), stream=stream)
-        return self._backend(call), body
+        return self._backend(model, call), body
 
     def _embedding(
         self, model: str, inputs: list[Any], call: Mapping[str, Any]
     ) -> tuple[Backend, dict[str, Any]]:
         body = embedding_body(model, inputs, call.get("optional_params") or {}, call.get("timeout"))
-        return self._backend(call), body
+        return self._backend(model, call), body
 
-    def _backend(self, call: Mapping[str, Any]) -> Backend:
+    def _backend(self, model: str, call: Mapping[str, Any]) -> Backend:
+        if is_path(model) and not self._allows_folders:  # whether there is such a folder is nobody's business
+            raise ModelNotFound(f"The model {model[:200]!r} does not exist.", param="model")
         return self._connect(
             call.get("api_base"), api_key=call.get("api_key"), headers=call.get("headers") or None
         )

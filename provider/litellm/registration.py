@@ -21,7 +21,10 @@ UNKNOWN_CONTEXT_TOKENS = 32_768
 """What LiteLLM is told of a model that the catalogue does not have. The engine enforces the real figure."""
 
 handler = BaseMLXLLM(lambda model, mode: register_model(model, mode))
-"""The one in `custom_provider_map`. A proxy's config names it: basemlx.provider.litellm.handler"""
+"""What a proxy's config names: basemlx.provider.litellm.handler. A proxy's model names come from strangers."""
+
+own_handler = BaseMLXLLM(lambda model, mode: register_model(model, mode), allows_folders=True)
+"""What `register` puts into `custom_provider_map`, for the code of this process, which may name folders."""
 
 _lock = threading.Lock()
 _known: set[str] = set()
@@ -30,8 +33,9 @@ _known: set[str] = set()
 def register() -> None:
     """Idempotent; adds to what others have registered."""
     with _lock:
-        if not any(entry["custom_handler"] is handler for entry in litellm.custom_provider_map):
-            litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": handler})
+        ours = (handler, own_handler)
+        if not any(entry["custom_handler"] in ours for entry in litellm.custom_provider_map):
+            litellm.custom_provider_map.append({"provider": PROVIDER, "custom_handler": own_handler})
         custom_llm_setup()
         models = {BUILT_IN_NAME: _facts(CHAT, _built_in_context_tokens())}
         for entry in catalogue():

@@ -135,6 +135,20 @@ def test_no_model_leaves_in_vain_where_the_machine_would_get_back_too_little() -
     assert pool.next_action(2.0) == Unload("a", "room"), "4 of its 10 are enough"
 
 
+def test_a_model_in_use_may_hold_more_than_it_surely_does_and_is_waited_for() -> None:
+    pool = make_pool(100, "a")
+    resident = pool.find("a")
+    assert resident is not None
+    resident.freed_bytes = 4
+    assert pool.acquire("a", 1.0)
+    pool.room = Room(100, spare_bytes=2)
+    pool.want("b", 6)
+    assert pool.next_action(1.0) == Wait(None), "what its running rows take comes back, too"
+    pool.release("a", 2.0)
+    pool.room = Room(100, spare_bytes=5)
+    assert pool.next_action(2.0) == Unload("a", "room")
+
+
 def test_releasing_more_than_was_acquired_is_a_bug() -> None:
     pool = make_pool(10, "a")
     with pytest.raises(AssertionError):

@@ -10,7 +10,7 @@ import pytest
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
-from basemlx.engine.errors import InvalidRequest, ModelLoadFailed
+from basemlx.engine.errors import InvalidRequest, ModelLoadFailed, OutOfMemory
 from basemlx.engine.models import residence as residence_module
 from basemlx.engine.models.discovery import Discovery
 from basemlx.provider.local import LocalBackend
@@ -117,8 +117,26 @@ def test_a_load_that_fails_leaves_the_name_as_it_was(
         patched.setattr(residence_module, "prepare_load", lambda *args, **options: 1 / 0)
         with pytest.raises(ModelLoadFailed):
             engine.load("third", folder=zoo("qwen3"))
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._residence, "_max_memory_bytes", MIB // 8)
+        with pytest.raises(OutOfMemory):
+            engine.load("org/b", folder=zoo("qwen3"))
     assert {"other", "third"}.isdisjoint(info.name for info in engine.models())
     assert engine.load("org/a").loaded
+    assert engine.load("org/b").model_type == "llama"
+
+
+def test_a_load_that_was_given_up_in_the_queue_leaves_the_name_as_it_was(
+    engine: Engine, zoo: Zoo, gate: threading.Event
+) -> None:
+    first = engine.begin_load("org/a")
+    wait_until(lambda: engine._keeper._pool.find("org/a") is not None, "the first load to begin")
+    with engine._bound(engine._sources.named("org/b", zoo("qwen3", seed=1)), None) as name:
+        waiting = engine._request(name)
+    waiting.cancel()
+    gate.set()
+    first.result(60).release()
+    assert engine.load("org/b").model_type == "llama"
 
 
 def test_an_adapter_stays_with_its_name(engine: Engine, zoo: Zoo, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import openai  # noqa: E402
 import basemlx  # noqa: E402
 import basemlx.provider.litellm  # noqa: E402
 from basemlx.engine.engine import Engine  # noqa: E402
+from basemlx.engine.models.discovery import built_in_folder  # noqa: E402
 from basemlx.provider.connect import use_engine  # noqa: E402
 from basemlx.provider.litellm import handler  # noqa: E402
 from basemlx.provider.local import LocalBackend  # noqa: E402
@@ -374,7 +375,11 @@ def test_registering_is_idempotent_and_survives_an_assignment(monkeypatch: pytes
     monkeypatch.setattr(litellm, "custom_provider_map", [])
     basemlx.register()
     basemlx.register()
-    assert [entry["custom_handler"] for entry in litellm.custom_provider_map] == [handler]
+    [entry] = litellm.custom_provider_map
+    assert entry["custom_handler"] is not handler, "a proxy's own, which takes no folders"
+    litellm.custom_provider_map = [{"provider": "basemlx", "custom_handler": handler}]
+    basemlx.register()
+    assert len(litellm.custom_provider_map) == 1, "what a proxy was told stands"
 
 
 def test_capabilities_and_a_cost_of_nothing_are_known() -> None:
@@ -615,3 +620,12 @@ def test_the_sample_config_of_the_proxy_is_one_that_litellm_takes(monkeypatch: p
         max_tokens=2,
     )
     assert answer.usage.completion_tokens >= 1
+    for model in (
+        str(built_in_folder()),
+        "/etc",
+        "/nope",
+        "../x",
+        "~",
+    ):  # of strangers, by a route for basemlx/*
+        with pytest.raises(litellm.NotFoundError, match="does not exist"):
+            litellm.completion(model=f"basemlx/{model}", messages=[{"role": "user", "content": "Hi"}])
