@@ -1,5 +1,5 @@
 """A request's body as bytes of JSON, the same for both transports: what HTTP could not carry is refused in this process
-too, and nobody can change a body that has been handed in.
+too. Async calls encode on another thread: a body must not be changed before they have answered.
 """
 
 import json

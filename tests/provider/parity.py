@@ -1,5 +1,6 @@
 """What two transports have to agree on, and how their answers are compared: all fields, but for ids and times."""
 
+import functools
 from typing import Any
 
 from basemlx.engine.errors import BaseMLXError, DeadlineExceeded
@@ -144,7 +145,7 @@ REFUSALS: dict[str, dict[str, Any]] = {
     "kind": {"temperature": "warm"},
     "not a number": {"temperature": float("nan")},
     "surrogate": {"messages": [{"role": "user", "content": "\ud800"}]},
-    "depth": {"messages": [{"role": "user", "content": [[[[[[{}]]]]]] * 1}]},
+    "depth": {"metadata": functools.reduce(lambda inner, _: {"a": inner}, range(70), {})},
     "role": {"messages": [{"role": "nobody", "content": "x"}]},
     "no messages": {"messages": []},
     "audio": {"audio": {"voice": "x"}},
