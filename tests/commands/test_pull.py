@@ -98,10 +98,10 @@ def served_here(machine: Machine) -> Iterator[LiveServer]:
 def test_rm_leaves_what_a_busy_server_does_not_let_go(
     fresh: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_routes, "UNLOAD_TIMEOUT_S", 0.2)
     assert fresh("pull", SHORT)[0] == 0
     with served_here(fresh) as live:
-        with live.noise.engine.reserve(NAME).result(60):
+        with monkeypatch.context() as impatient, live.noise.engine.reserve(NAME).result(60):
+            impatient.setattr(model_routes, "UNLOAD_TIMEOUT_S", 0.2)
             status, out, err = fresh("unload", SHORT)
             assert (status, out) == (1, "")
             assert "in use and stays" in err
