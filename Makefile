@@ -29,9 +29,9 @@ test-slow: setup ## The tests that take long: packaging, soak, evaluation; and a
 	$(BIN)/pytest tests/embeddings
 
 test-agents: setup .venv-agents/installed ## Agent stacks and the LiteLLM proxy; some in .venv-agents (1.2 GB)
-	$(AGENTS)/pytest tests/contract/test_agents_pinned.py tests/contract/test_litellm_proxy.py
-	$(AGENTS)/pytest tests/provider/test_litellm.py -k cache
-	$(BIN)/pytest -m "slow or not slow" tests/contract/test_agents.py
+	$(AGENTS)/pytest --skips-fail tests/contract/test_agents_pinned.py tests/contract/test_litellm_proxy.py
+	$(AGENTS)/pytest --skips-fail tests/provider/test_litellm.py -k cache
+	$(BIN)/pytest --skips-fail -m "slow or not slow" tests/contract/test_agents.py
 
 .venv-agents/installed: pyproject.toml tests/contract/constraints.txt
 	@echo "installing basemlx[cpu,dev,agents] into .venv-agents"

@@ -16,6 +16,7 @@
     ├── ModelLoadFailed                500     server_error            model_load_failed
     │   └── ModelCorrupt               500     server_error            model_corrupt
     ├── GenerationFailed               500     server_error            generation_failed
+    ├── InternalError                  500     server_error            internal_error
     ├── EngineUnavailable              503     server_error            engine_unavailable  (retry_after_s)
     │   ├── EngineDead                 503     server_error            engine_dead
     │   ├── ShuttingDown               503     server_error            shutting_down
@@ -28,6 +29,8 @@ An error knows its HTTP status and its place in OpenAI's envelope; it knows noth
 carry no prompt text and no path of the machine (a path belongs in the log, or in the CLI's own message).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -188,6 +191,12 @@ class GenerationFailed(BaseMLXError):
     default_code = "generation_failed"
 
 
+class InternalError(BaseMLXError):
+    """A fault of basemlx itself. `__cause__` is what happened, for a log or a debugger: it may quote a request."""
+
+    default_code = "internal_error"
+
+
 class EngineUnavailable(BaseMLXError):
     """The engine cannot take requests now."""
 
@@ -221,3 +230,24 @@ class DeadlineExceeded(BaseMLXError):
     status = 504
     type = "timeout_error"
     default_code = "deadline_exceeded"
+
+
+def internal_error(cause: Exception) -> InternalError:
+    """What a caller in this process is told of an exception that nobody raised on purpose."""
+    error = InternalError(
+        f"basemlx failed on this request with {type(cause).__name__}, which is a fault of its own: please report it. "
+        "The exception that caused this one says where."
+    )
+    error.__cause__ = cause
+    return error
+
+
+@contextmanager
+def internal_errors() -> Iterator[None]:
+    """What nobody raised on purpose in here leaves as InternalError, so that one tree holds all that can be raised."""
+    try:
+        yield
+    except BaseMLXError:
+        raise
+    except Exception as error:
+        raise internal_error(error) from error

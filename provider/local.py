@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.deadline import Deadline
-from basemlx.engine.errors import EngineUnavailable
+from basemlx.engine.errors import EngineUnavailable, internal_errors
 from basemlx.engine.models.keeper import ModelLease, give_up
 from basemlx.engine.models.names import is_path
 from basemlx.engine.models.purpose import Purpose
@@ -140,10 +140,13 @@ class LocalBackend:
         return self._admit(_COMPLETION, streamed(body, False)).response()
 
     def embeddings(self, body: Body) -> Response:
-        return self._admit(_EMBEDDINGS, body).response()
+        turn = self._admit(_EMBEDDINGS, body)
+        with internal_errors():
+            return turn.response()
 
     def models(self) -> Response:
-        return self._started().models()
+        with internal_errors():
+            return self._started().models()
 
     def tokenize(self, body: Body) -> Response:
         return self._admit(_TOKENS, streamed(body, False))
@@ -156,8 +159,9 @@ class LocalBackend:
 
     async def aembeddings(self, body: Body) -> Response:
         turn = await self._aadmit(_EMBEDDINGS, body)
-        result = await turn.aresult()
-        return await self._work.run(lambda: turn.made_of(result))  # megabytes of numbers
+        with internal_errors():
+            result = await turn.aresult()
+            return await self._work.run(lambda: turn.made_of(result))  # megabytes of numbers
 
     async def amodels(self) -> Response:
         self._refuse_in_child()
@@ -182,6 +186,7 @@ class LocalBackend:
 
     # from a body to what the engine makes of it
 
+    @internal_errors()
     def _admit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
         deadline = self._deadline_of(body)
         reading = self._read(kind, body)
@@ -193,20 +198,22 @@ class LocalBackend:
     async def _aadmit(self, kind: _Kind[Asked, Made], body: Body) -> Made:
         self._refuse_in_child()
         deadline = self._deadline_of(body)
-        async with deadline.around():
-            reading = await self._work.run(
-                lambda: self._read(kind, body), lambda unread: give_up(unread.reservation)
+        with internal_errors():
+            async with deadline.around():
+                return await self._aadmitted(kind, body, deadline)
+
+    async def _aadmitted(self, kind: _Kind[Asked, Made], body: Body, deadline: Deadline) -> Made:
+        reading = await self._work.run(
+            lambda: self._read(kind, body), lambda unread: give_up(unread.reservation)
+        )
+        asked, cancelled = reading.asked, threading.Event()
+        async with _held(reading.reservation) as lease:
+            return await self._work.run(
+                lambda: kind.submit(self._started(), asked.within(deadline.remaining_s()), cancelled, lease),
+                kind.discard,
+                brings_grammar=_brings_grammar(asked),
+                cancelled=cancelled,
             )
-            asked, cancelled = reading.asked, threading.Event()
-            async with _held(reading.reservation) as lease:
-                return await self._work.run(
-                    lambda: kind.submit(
-                        self._started(), asked.within(deadline.remaining_s()), cancelled, lease
-                    ),
-                    kind.discard,
-                    brings_grammar=_brings_grammar(asked),
-                    cancelled=cancelled,
-                )
 
     def _deadline_of(self, body: Body) -> Deadline:
         config = self._given.config if self._given is not None else self._config or EngineConfig()

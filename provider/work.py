@@ -1,10 +1,10 @@
 """Threads for what async callers ask of the engine in this process. Only what computes runs on them, never a wait."""
 
-import asyncio
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from basemlx.engine.work_pool import WorkPool
 
 T = TypeVar("T")
 
@@ -17,10 +17,8 @@ NUM_GRAMMAR_THREADS = 2
 
 class Work:
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="basemlx-local")
-        self._grammar_threads = ThreadPoolExecutor(
-            NUM_GRAMMAR_THREADS, thread_name_prefix="basemlx-local-grammar"
-        )
+        self._pool = WorkPool(NUM_THREADS, "local")
+        self._grammar_pool = WorkPool(NUM_GRAMMAR_THREADS, "local-grammar")
 
     async def run(
         self,
@@ -30,23 +28,10 @@ class Work:
         brings_grammar: bool = False,
         cancelled: threading.Event | None = None,
     ) -> T:
-        """`work()` off the loop. If the caller is cancelled meanwhile, `cancelled` is set, so that it can end early,
-        and a result goes to `discard`."""
-        future = (self._grammar_threads if brings_grammar else self._threads).submit(work)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if cancelled is not None:
-                cancelled.set()
-            if discard is not None and not future.cancel():
-                future.add_done_callback(lambda done: _discard(done, discard))
-            raise
+        """As WorkPool's."""
+        pool = self._grammar_pool if brings_grammar else self._pool
+        return await pool.run(work, discard=discard, cancelled=cancelled)
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False)
-        self._grammar_threads.shutdown(wait=False)
-
-
-def _discard(future: "Future[T]", discard: Callable[[T], object]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        discard(future.result())
+        self._pool.close()
+        self._grammar_pool.close()

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from basemlx.engine.errors import BaseMLXError
+from basemlx.engine.work_pool import WorkPool
 from basemlx.server.body import BodyLimits, UnreadBody
 from basemlx.server.context import RequestContext
 from basemlx.server.cors import Cors
@@ -29,7 +30,6 @@ from basemlx.server.envelope import ErrorEnvelope
 from basemlx.server.errors import MethodNotAllowed, RouteNotFound
 from basemlx.server.lifecycle import Admission, CloseWhileDraining, Lifecycle
 from basemlx.server.metrics import Metrics
-from basemlx.server.pool import WorkPool
 from basemlx.server.responses import encode_json
 from basemlx.server.routes.embeddings import embedding_routes
 from basemlx.server.routes.generation import generation_routes
@@ -59,15 +59,16 @@ def create_app(
     metrics = metrics or Metrics()
     metrics.watch(engine)
     lifecycle = lifecycle or Lifecycle()
-    pool, grammar_pool = WorkPool(settings.worker_threads), WorkPool(settings.grammar_threads)
+    pool = WorkPool(settings.worker_threads, "work")
+    grammar_pool = WorkPool(settings.grammar_threads, "work-grammar")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         watchdog = asyncio.create_task(end_answers_when_stuck(engine, lifecycle.watches))
         yield
         watchdog.cancel()
-        pool.close()
-        grammar_pool.close()
+        pool.close(gives_up_waiting=True)
+        grammar_pool.close(gives_up_waiting=True)
 
     app = Starlette(
         routes=[

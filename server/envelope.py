@@ -2,11 +2,10 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from basemlx.engine.errors import BaseMLXError
 from basemlx.server.context import record_of
 from basemlx.server.errors import ClientLeft
-from basemlx.server.logs import log_exception
-from basemlx.server.responses import internal_error, send_error
+from basemlx.server.faults import told
+from basemlx.server.responses import send_error
 
 
 class ErrorEnvelope:
@@ -29,12 +28,8 @@ class ErrorEnvelope:
             return
         except ClientLeft:
             return  # nobody to answer; the access log says 499
-        except BaseMLXError as error:
-            answer = error
         except Exception as error:
-            request_id = record_of(scope).request_id
-            log_exception("a request failed", request_id, error)
-            answer = internal_error(request_id)
+            answer = told("a request failed", error, record_of(scope).request_id)
             if started:
                 raise  # the answer was broken off: the connection has to be closed
         if not started:

@@ -42,11 +42,5 @@ class TooManyConnections(BaseMLXError):
     default_code = "too_many_connections"
 
 
-class InternalError(BaseMLXError):
-    """A fault of the server itself. Its cause is in the log, under the request's id."""
-
-    default_code = "internal_error"
-
-
 class ClientLeft(Exception):
     """The client closed its connection before its answer was complete. An event: nobody is there to be told."""

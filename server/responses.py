@@ -5,8 +5,7 @@ from typing import Any
 
 from starlette.types import Message, Send
 
-from basemlx.engine.errors import BaseMLXError, EngineDead, ModelLoadFailed
-from basemlx.server.errors import InternalError
+from basemlx.engine.errors import BaseMLXError, EngineDead, InternalError, ModelLoadFailed
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -55,10 +54,3 @@ def error_messages(error: BaseMLXError, headers: Headers | None = None) -> tuple
 async def send_error(send: Send, error: BaseMLXError, headers: Headers | None = None) -> None:
     for message in error_messages(error, headers):
         await send(message)
-
-
-def internal_error(request_id: str) -> InternalError:
-    """What a client is told of an unexpected exception: no traceback, no path, an id to ask about."""
-    return InternalError(
-        f"The server failed on this request. Its log has the cause under the id {request_id}."
-    )

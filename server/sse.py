@@ -10,11 +10,10 @@ from typing import Any
 
 from starlette.types import Send
 
-from basemlx.engine.errors import BaseMLXError
 from basemlx.server.disconnect import Watch
 from basemlx.server.errors import ClientLeft
-from basemlx.server.logs import log_exception
-from basemlx.server.responses import Headers, encode_json, internal_error
+from basemlx.server.faults import told
+from basemlx.server.responses import Headers, encode_json
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b": keep-alive\n\n"
@@ -61,7 +60,7 @@ class EventStream:
         except Exception as error:
             if not self._started:
                 raise
-            last = encode_event(_told(error, request_id).envelope())
+            last = encode_event(told("a stream failed", error, request_id).envelope())
         finally:
             heartbeat.cancel()
         await self._write(last, headers, more=False)
@@ -84,11 +83,3 @@ class EventStream:
                 await asyncio.sleep(rest_s if rest_s > 0 else self._heartbeat_s)
             else:
                 await self._write(COMMENT, headers)
-
-
-def _told(error: Exception, request_id: str) -> BaseMLXError:
-    """What the client is told of it."""
-    if isinstance(error, BaseMLXError):
-        return error
-    log_exception("a stream failed", request_id, error)
-    return internal_error(request_id)

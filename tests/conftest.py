@@ -20,6 +20,28 @@ if TYPE_CHECKING:  # tests of the engine do not pay for the server
     from tests.serving import Noise, ServerProcess
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skips-fail", action="store_true", help="what is skipped has failed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    report = yield
+    return _judged(report, item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    report = yield
+    return _judged(report, collector.config)
+
+
+def _judged(report: Any, config: pytest.Config) -> Any:
+    if report.outcome == "skipped" and not hasattr(report, "wasxfail") and config.getoption("--skips-fail"):
+        report.outcome = "failed"
+    return report
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """zoo("qwen3", bits=4, …) is the folder of that model, written once a session. Tests must not change it."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Protocol, Self
 
+from basemlx.engine.errors import internal_errors
 from basemlx.engine.openai.chunks import Chunk, ChunkMaker
 from basemlx.engine.openai.fields import shown_names
 from basemlx.engine.openai.fold import Fold
@@ -100,7 +101,8 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
             if stream is None:
                 raise StopIteration
             try:
-                self._take(next(stream, None))
+                with internal_errors():
+                    self._take(next(stream, None))
             except BaseException:
                 self._give_up()
                 raise
@@ -115,11 +117,12 @@ class Turn(Iterator[Chunk], AsyncIterator[Chunk]):
             if stream is None:
                 raise StopAsyncIteration
             try:
-                delta = await anext(stream, None)
-                if delta is not None and delta.finish_reason is not None and self._maker.blocks_at_end:
-                    await asyncio.to_thread(self._take, delta)
-                else:
-                    self._take(delta)
+                with internal_errors():
+                    delta = await anext(stream, None)
+                    if delta is not None and delta.finish_reason is not None and self._maker.blocks_at_end:
+                        await asyncio.to_thread(self._take, delta)
+                    else:
+                        self._take(delta)
             except BaseException:  # cancellation too
                 self._give_up()
                 raise

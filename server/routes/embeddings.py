@@ -9,11 +9,11 @@ from starlette.types import Receive, Scope, Send
 from basemlx.engine.openai.embeddings import EmbeddingsTurn
 from basemlx.engine.openai.embeddings_request import EmbeddingsRequest
 from basemlx.engine.openai.json_body import parse_json
+from basemlx.engine.work_pool import WorkPool
 from basemlx.server.body import read_body
 from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
-from basemlx.server.pool import WorkPool
 from basemlx.server.residence import Waiting
 from basemlx.server.routes.endpoint import route
 from basemlx.server.routes.generation import ignored_header

@@ -17,11 +17,11 @@ from basemlx.engine.models.keeper import ModelLease
 from basemlx.engine.openai.chat_request import ChatRequest
 from basemlx.engine.openai.completion_request import CompletionRequest
 from basemlx.engine.openai.json_body import parse_json
+from basemlx.engine.work_pool import WorkPool
 from basemlx.server.body import read_body
 from basemlx.server.context import record_of
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
-from basemlx.server.pool import WorkPool
 from basemlx.server.residence import Waiting
 from basemlx.server.responses import Headers, send_json
 from basemlx.server.routes.endpoint import Handler, route

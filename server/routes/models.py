@@ -14,10 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from basemlx.engine.errors import InvalidRequest, ModelInUse
 from basemlx.engine.openai.json_body import parse_json
+from basemlx.engine.work_pool import WorkPool
 from basemlx.server.body import read_body
 from basemlx.server.disconnect import Watch
 from basemlx.server.lifecycle import Lifecycle
-from basemlx.server.pool import WorkPool
 from basemlx.server.residence import abandon, held
 from basemlx.server.responses import send_json
 from basemlx.server.routes.endpoint import route

@@ -12,8 +12,15 @@ from typing import Any
 import pytest
 
 from basemlx.engine.deadline import Deadline
-from basemlx.engine.errors import DeadlineExceeded, ModelNotFound
+from basemlx.engine.errors import DeadlineExceeded, InternalError, ModelNotFound, RequestAborted
 from basemlx.engine.grammar.compiler import DEADLINE_S, GrammarCompiler
+from basemlx.engine.openai.chat import ChatChunks
+from basemlx.engine.openai.chat_request import ChatRequest
+from basemlx.engine.openai.chunks import Chunk
+from basemlx.engine.openai.service import OpenAIService
+from basemlx.engine.openai.turn import Turn
+from basemlx.engine.types import OutputDelta
+from basemlx.provider.backend import Backend
 from basemlx.provider.body import timeout_of
 from basemlx.provider.http import HttpBackend
 from basemlx.provider.local import LocalBackend
@@ -105,6 +112,98 @@ async def test_a_deadline_holds_while_all_threads_are_busy(noise: Noise) -> None
             await asyncio.gather(*working)
         assert (await backend.achat(chat_body()))["choices"]
     noise.check_idle()
+
+
+async def test_a_request_that_is_given_up_while_it_is_taken_up_gives_everything_back(
+    local: LocalBackend, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    taken: list[Turn] = []
+    take_up = OpenAIService.chat
+
+    def slowly(service: OpenAIService, *args: Any, **options: Any) -> Turn:
+        taken.append(take_up(service, *args, **options))
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return taken[0]
+
+    monkeypatch.setattr(OpenAIService, "chat", slowly)
+    task = asyncio.create_task(local.achat(chat_body(max_tokens=1900)))
+    assert await asyncio.to_thread(begun.wait, PATIENCE_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not noise.is_idle
+    go_on.set()
+    await asyncio.to_thread(noise.check_idle)
+    with pytest.raises(RequestAborted):
+        taken[0].response()
+
+
+@pytest.mark.parametrize("name", ["chat", "achat"])
+async def test_what_the_model_was_waited_for_is_taken_off_the_time_to_generate(
+    name: str, local: LocalBackend, loading: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_s: list[float | None] = []
+    take_up = OpenAIService.chat
+
+    def noting(service: OpenAIService, asked: ChatRequest, **options: Any) -> Turn:
+        given_s.append(asked.timeout_s)
+        return take_up(service, asked, **options)
+
+    monkeypatch.setattr(OpenAIService, "chat", noting)
+    body = chat_body(model=SLOW, timeout=PATIENCE_S)
+    asked = local.achat(body) if name == "achat" else asyncio.to_thread(local.chat, body)
+    task = asyncio.ensure_future(asked)
+    await asyncio.sleep(0.1)
+    loading.set()
+    assert (await task)["choices"]
+    assert given_s[0] is not None
+    assert 0 < given_s[0] < PATIENCE_S - 0.05
+
+
+# what nobody raised on purpose
+
+
+@pytest.mark.parametrize("name", ["chat", "achat", "chat_stream", "achat_stream"])
+async def test_a_fault_of_the_engine_is_an_error_of_the_tree_in_both_transports(
+    name: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise ZeroDivisionError("canary")
+
+    async def ask() -> None:
+        asked = getattr(backend, name)(chat_body())
+        await asked if name.startswith("a") else None
+
+    monkeypatch.setattr("basemlx.engine.openai.service.plan_turn", fail)
+    with pytest.raises(InternalError) as raised:
+        await ask()
+    assert (raised.value.status, raised.value.code) == (500, "internal_error")
+    assert "canary" not in raised.value.message
+    monkeypatch.undo()
+    assert backend.chat(chat_body())["choices"]
+
+
+async def test_a_fault_in_a_stream_ends_it_with_an_error_of_the_tree_in_both_transports(
+    backend: Backend, noise: Noise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = ChatChunks.push
+
+    def fail_soon(maker: ChatChunks, prompt_index: int, delta: OutputDelta) -> list[Chunk]:
+        if delta.finish_reason is None:
+            return push(maker, prompt_index, delta)
+        raise ZeroDivisionError("canary")
+
+    monkeypatch.setattr(ChatChunks, "push", fail_soon)
+    with pytest.raises(InternalError):
+        list(backend.chat_stream(chat_body()))
+    with pytest.raises(InternalError):
+        async for _ in await backend.achat_stream(chat_body()):
+            pass
+    with pytest.raises(InternalError):
+        await backend.achat(chat_body())
+    await asyncio.to_thread(noise.check_idle)
 
 
 # grammars
