@@ -48,18 +48,19 @@ class Fields:
         """Paths of fields that have a value and were never read, those in objects that were read as such included. Of
         the objects of a list together, without their numbers. Names unfit for a header are left out."""
         found: dict[str, None] = {}
-        for name, value in self._values.items():
-            if name not in self._read and value is not None and _SHOWABLE.fullmatch(str(name)):
-                found[self.path_of(name)] = None
-                if len(found) == MAX_IGNORED_NAMES:
-                    break
+        if not self._read.issuperset(self._values):
+            for name, value in self._values.items():
+                if name not in self._read and value is not None and _SHOWABLE.fullmatch(str(name)):
+                    found[self.path_of(name)] = None
+                    if len(found) == MAX_IGNORED_NAMES:
+                        break
         for given in self._objects.values():
-            found.update(dict.fromkeys(given.ignored()))
+            if inside := given.ignored():
+                found.update(dict.fromkeys(inside))
         for name, items in self._lists.items():
             path = self.path_of(name)
             for index, item in enumerate(items):
-                inside = item.ignored()
-                if inside:
+                if inside := item.ignored():
                     number = f"{path}[{index}]"
                     found.update(dict.fromkeys(path + each.removeprefix(number) for each in inside))
         return (*found, *self._ignored)
@@ -88,6 +89,8 @@ class Fields:
         value = self.get(name)
         if value is None:
             return None
+        if type(value) is str and value.isascii() and len(value) <= max_characters and not choices:
+            return value  # the common case, without its path: a request may have a hundred thousand
         text = checked_text(value, self.path_of(name))
         if len(text) > max_characters:
             raise InvalidRequest(
@@ -134,14 +137,17 @@ class Fields:
         value = self.mapping(name)
         if value is None:
             return None
-        return self._objects.setdefault(name, Fields(value, self.path_of(name)))
+        found = self._objects.get(name)
+        if found is None:
+            found = self._objects[name] = Fields(value, self.path_of(name))
+        return found
 
     def mapping(self, name: str) -> Mapping[Any, Any] | None:
         """An object whose names are the caller's own; from Python they may be other than texts."""
         value = self.get(name)
         if value is None:
             return None
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise self._wrong(name, "an object", value)
         return value
 
@@ -185,7 +191,7 @@ def checked_text(value: Any, path: str) -> str:
 
 
 def checked_object(value: Any, path: str) -> Fields:
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise wrong_type(path, "an object", value)
     return Fields(value, path)
 

@@ -94,18 +94,23 @@ def _read_call(fields: Fields) -> dict[str, Any]:
     fields.string("type", max_characters=32, choices=("function",))
     fields.get("index")  # of a delta that a client put together again
     function = fields.object("function")
-    path = fields.path_of("function")
     if function is None:
+        path = fields.path_of("function")
         raise InvalidRequest(f"{path} is required.", param=path)
     name = function.string("name", max_characters=MAX_NAME_CHARACTERS)
     if not name:
-        raise InvalidRequest(f"{path}.name is required.", param=f"{path}.name")
+        path = function.path_of("name")
+        raise InvalidRequest(f"{path} is required.", param=path)
     call_id = fields.string("id", max_characters=MAX_NAME_CHARACTERS)
+    text = _read_arguments(function)
+    return {"id": call_id or "", "type": "function", "function": {"name": name, "arguments": text}}
+
+
+def _read_arguments(function: Fields) -> str:
     arguments = function.get("arguments")
     if isinstance(arguments, Mapping):
         try:
             arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            raise wrong_type(f"{path}.arguments", "a JSON text", arguments) from None
-    text = checked_text("" if arguments is None else arguments, f"{path}.arguments")
-    return {"id": call_id or "", "type": "function", "function": {"name": name, "arguments": text}}
+            raise wrong_type(function.path_of("arguments"), "a JSON text", arguments) from None
+    return "" if arguments is None else checked_text(arguments, function.path_of("arguments"))

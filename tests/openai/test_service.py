@@ -16,6 +16,7 @@ from basemlx.engine.errors import (
     BaseMLXError,
     ContextLengthExceeded,
     GenerationFailed,
+    InternalError,
     InvalidRequest,
     ModelNotFound,
     QueueFull,
@@ -227,10 +228,20 @@ def test_ten_megabytes_of_prompt_are_refused_within_a_second(play: Play, played_
         ),
         (service.completion, completion_body(prompt=text)),
     ):
-        started_s = time.thread_time()  # of this thread alone: a busy machine is no slow refusal
+        assert min(seconds_to_refuse(submit, body) for _ in range(3)) < 1.0
+
+
+def seconds_to_refuse(submit: Callable[..., Any], body: dict[str, Any]) -> float:
+    """Of this thread alone, without looking through what other tests left in memory: that is no slow refusal."""
+    gc.collect()
+    gc.freeze()
+    started_s = time.thread_time()
+    try:
         with pytest.raises(ContextLengthExceeded):
             submit(body)
-        assert time.thread_time() - started_s < 1.0
+        return time.thread_time() - started_s
+    finally:
+        gc.unfreeze()
 
 
 def test_a_model_without_a_template_completes_but_does_not_chat(
@@ -333,9 +344,9 @@ async def test_a_chunk_that_cannot_be_made_gives_the_request_up(
     turns = service.chat(chat_body(n=2)), service.chat(chat_body(n=2))
     for turn in turns:
         monkeypatch.setattr(turn._maker, "push", lambda *delta: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InternalError):
         turns[0].response()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(InternalError):
         await turns[1].aresponse()
     assert len(engine.aborted) == 2
     assert not engine.open
