@@ -134,9 +134,10 @@ class Engine:
         self, name: str, *, pinned: bool | None = None, idle_ttl_s: float | None = None
     ) -> "Future[ModelLease]":
         """`load` of a model on this machine, by name only and without waiting. Raises what is known at once."""
-        known = self._known_name(name)
-        self._refuse_if_not_serving()
-        return self._request(known, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s)
+        with self._binding:
+            known = self._known_name(name)
+            self._refuse_if_not_serving()
+            return self._request(known, stays=True, pinned=pinned, idle_ttl_s=idle_ttl_s)
 
     def unload(self, name: str, *, timeout_s: float | None = None) -> bool:
         """Takes a model out of memory once its running requests are done; False if it is not loaded. Blocks. Raises
@@ -169,10 +170,11 @@ class Engine:
         if known not in self._residence and not self.config.load_on_demand:
             names = ", ".join(repr(loaded) for loaded in list(self._workers)) or "none"
             raise ModelNotFound(f"Model {name!r} is not loaded here. Loaded: {names}.", param="model")
-        known = self._known_name(name)
-        if purpose is not None:
-            self._residence.check_purpose(known, purpose)
-        return self._request(known)
+        with self._binding:
+            known = self._known_name(name)
+            if purpose is not None:
+                self._residence.check_purpose(known, purpose)
+            return self._request(known)
 
     def loaded(self, model: str | ModelLease) -> LoadedModel:
         """The model of that name, loaded first if need be (which blocks), or that the caller holds a lease on. Raises

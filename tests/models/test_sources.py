@@ -104,6 +104,42 @@ def test_a_load_under_way_is_not_joined_by_one_of_other_files(
     assert loaded == ["qwen3"]
 
 
+def test_what_a_name_stands_for_is_settled_before_the_next_load_of_it_is_looked_at(
+    engine: Engine, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir(exist_ok=True)
+    shutil.copytree(zoo("qwen3", seed=1), tmp_path / "mine" / "small")  # found as `small`
+    planning, go_on = threading.Event(), threading.Event()
+    plan = residence_module.plan_load
+
+    def slowly(*args: Any) -> Any:
+        planned = plan(*args)
+        planning.set()
+        assert go_on.wait(60)
+        return planned
+
+    monkeypatch.setattr(residence_module, "plan_load", slowly)
+    outcomes: list[Any] = []
+
+    def load_another() -> None:
+        try:
+            outcomes.append(engine.load("small", folder=zoo("llama", seed=2)).model_type)
+        except InvalidRequest as error:
+            outcomes.append(error.message)
+
+    asking = threading.Thread(target=lambda: outcomes.append(engine.loaded("small").info.model_type))
+    asking.start()
+    assert planning.wait(60)
+    loading = threading.Thread(target=load_another)
+    loading.start()
+    loading.join(0.2)
+    go_on.set()
+    asking.join()
+    loading.join()
+    assert "qwen3" in outcomes
+    assert any("from another folder" in outcome for outcome in outcomes)
+
+
 def test_a_load_that_fails_leaves_the_name_as_it_was(
     engine: Engine, zoo: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
