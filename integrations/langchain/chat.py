@@ -17,7 +17,7 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, model_validator
 
 from basemlx.engine.environment import API_KEY_VARIABLE
-from basemlx.integrations.langchain.messages import PROVIDER, to_chunk, to_message, to_openai
+from basemlx.integrations.langchain.messages import CALLS_OF_BLOCKS, PROVIDER, to_chunk, to_message, to_openai
 from basemlx.integrations.langchain.names import sorted_call, sorted_in
 from basemlx.integrations.langchain.place import EnginePlace
 from basemlx.integrations.langchain.retry import aretried, retried
@@ -130,7 +130,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         body = self._streaming_body(messages, stop, kwargs)
         with retried(lambda: self._backend().chat_stream(body), self.max_retries) as stream:
             for wire in stream:
-                chunk = _generation_chunk(wire)
+                chunk = self._generation_chunk(wire)
                 if chunk is None:
                     continue
                 if run_manager is not None:
@@ -147,12 +147,16 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         body = self._streaming_body(messages, stop, kwargs)
         async with await aretried(lambda: self._backend().achat_stream(body), self.max_retries) as stream:
             async for wire in stream:
-                chunk = _generation_chunk(wire)
+                chunk = self._generation_chunk(wire)
                 if chunk is None:
                     continue
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+    def _generation_chunk(self, wire: dict[str, Any]) -> ChatGenerationChunk | None:
+        message = to_chunk(wire, CALLS_OF_BLOCKS if self.output_version == "v1" else 0)
+        return None if message is None else ChatGenerationChunk(message=message)
 
     # tools and structure
 
@@ -269,8 +273,3 @@ def _result(response: dict[str, Any]) -> ChatResult:
         "system_fingerprint": response.get("system_fingerprint"),
     }
     return ChatResult(generations=generations, llm_output=facts)
-
-
-def _generation_chunk(wire: dict[str, Any]) -> ChatGenerationChunk | None:
-    message = to_chunk(wire)
-    return None if message is None else ChatGenerationChunk(message=message)

@@ -17,6 +17,10 @@ from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, p
 
 PROVIDER = "basemlx"
 
+CALLS_OF_BLOCKS = 1000
+"""Where LangChain makes blocks of a stream (`output_version="v1"`) it numbers those of text and reasoning from 0, and
+merges what has one number: calls have numbers beyond."""
+
 
 def to_openai(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """With the reasoning that an assistant's message carries, which templates decide about. A message with results of
@@ -72,8 +76,8 @@ def to_message(choice: Mapping[str, Any], response: Mapping[str, Any]) -> AIMess
     )
 
 
-def to_chunk(chunk: Mapping[str, Any]) -> AIMessageChunk | None:
-    """None for a chunk that says nothing."""
+def to_chunk(chunk: Mapping[str, Any], first_call: int = 0) -> AIMessageChunk | None:
+    """None for a chunk that says nothing. `first_call` is the number of the first tool call."""
     if not chunk["choices"]:
         if chunk.get("usage") is None:
             return None
@@ -90,7 +94,7 @@ def to_chunk(chunk: Mapping[str, Any]) -> AIMessageChunk | None:
                 name=call["function"].get("name"),
                 args=call["function"].get("arguments"),
                 id=call.get("id"),
-                index=call["index"],
+                index=first_call + call["index"],
             )
             for call in delta.get("tool_calls") or ()
         ],

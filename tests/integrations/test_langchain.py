@@ -1,6 +1,7 @@
 """What LangChain's own suites do not look at: reasoning, log-probabilities, tokens, errors, streams that are left."""
 
 import asyncio
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -395,6 +396,7 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 OPENAIS: dict[str, Any] = {"name": "a_person", "schema": PERSON, "strict": True}
 
 
@@ -448,6 +450,23 @@ def test_schemas_reach_the_engine_whole() -> None:
     assert nothing == {"name": "ping", "description": "Pings."}
     with pytest.raises(ValueError, match="has no function"):
         schemas.tool_of({"type": "function"}, None)
+
+
+def test_blocks_of_a_stream_are_those_of_the_whole_answer(tiny: ChatBaseMLX) -> None:
+    weather = {"name": "get_weather", "description": "The weather in a city.", "parameters": CITY}
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    in_blocks = tiny.model_copy(update={"output_version": "v1"}).bind_tools([weather], **thinking)
+    question = "What is the weather in Tokyo and in Paris?"
+    whole = in_blocks.invoke(question)
+    chunks = list(in_blocks.stream(question))
+    folded = functools.reduce(lambda one, other: one + other, chunks)
+    kinds = [block["type"] for block in whole.content_blocks]
+    assert kinds[0] == "reasoning"
+    assert "tool_call" in kinds
+    assert [block["type"] for block in folded.content_blocks] == kinds
+    for one, other in zip(folded.content_blocks, whole.content_blocks, strict=True):
+        for name in ("text", "reasoning", "name", "args"):
+            assert one.get(name) == other.get(name)
 
 
 def test_the_raw_answer_can_come_along_and_what_was_wrong_with_it(tiny: ChatBaseMLX) -> None:
