@@ -28,6 +28,11 @@ def timeout_of(body: Body) -> float | None:
     return timeout_s if 0 < timeout_s <= MAX_TIMEOUT_S else None
 
 
+def is_several(n: Any) -> bool:
+    """Whether a body's `n` asks for more than one choice. What is no number is refused by whoever reads the body."""
+    return isinstance(n, int) and n > 1
+
+
 def encode_body(body: Body) -> bytes:
     """Raises InvalidRequest for what is not JSON. NaN and lone surrogates go through: the reader refuses them."""
     try:

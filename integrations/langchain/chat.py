@@ -1,5 +1,6 @@
 """ChatBaseMLX: a LangChain chat model over a Backend. What it sends and gets are OpenAI's dicts, in both transports."""
 
+import functools
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -17,11 +17,29 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, model_validator
 
 from basemlx.engine.environment import API_KEY_VARIABLE
-from basemlx.integrations.langchain.messages import CALLS_OF_BLOCKS, PROVIDER, to_chunk, to_message, to_openai
+from basemlx.engine.errors import InvalidRequest
+from basemlx.integrations.langchain.messages import (
+    CALLS_OF_BLOCKS,
+    PROVIDER,
+    CallsOfStream,
+    sum_of_usage,
+    to_chunk,
+    to_message,
+    to_openai,
+)
 from basemlx.integrations.langchain.names import sorted_call, sorted_in
+from basemlx.integrations.langchain.parsers import ArgumentsOfCall, ObjectOfCall
 from basemlx.integrations.langchain.place import EnginePlace
 from basemlx.integrations.langchain.retry import aretried, retried
-from basemlx.integrations.langchain.schemas import Schema, Tool, response_format, tool_of, wire_choice
+from basemlx.integrations.langchain.schemas import (
+    Schema,
+    Tool,
+    response_format,
+    tool_of,
+    wire_choice,
+    wire_fields,
+)
+from basemlx.provider.body import is_several
 
 _SENT = (
     "temperature",
@@ -82,7 +100,23 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, **self._settings(), **self.model_kwargs}
+        place = (
+            {} if self.backend is None else {"backend": f"{type(self.backend).__name__} {id(self.backend)}"}
+        )
+        return {
+            "model": self.model,
+            "base_url": self.base_url,
+            **place,
+            **self._settings(),
+            **self.model_kwargs,
+        }
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        told = [output for output in llm_outputs if output]
+        if not told:
+            return {}
+        usages = [output["token_usage"] for output in told if output.get("token_usage")]
+        return told[-1] | {"token_usage": functools.reduce(sum_of_usage, usages) if usages else None}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = LangSmithParams(
@@ -129,8 +163,9 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         body = self._streaming_body(messages, stop, kwargs)
         with retried(lambda: self._backend().chat_stream(body), self.max_retries) as stream:
+            calls = CallsOfStream()
             for wire in stream:
-                chunk = self._generation_chunk(wire)
+                chunk = self._generation_chunk(wire, calls)
                 if chunk is None:
                     continue
                 if run_manager is not None:
@@ -146,17 +181,18 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         body = self._streaming_body(messages, stop, kwargs)
         async with await aretried(lambda: self._backend().achat_stream(body), self.max_retries) as stream:
+            calls = CallsOfStream()
             async for wire in stream:
-                chunk = self._generation_chunk(wire)
+                chunk = self._generation_chunk(wire, calls)
                 if chunk is None:
                     continue
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
 
-    def _generation_chunk(self, wire: dict[str, Any]) -> ChatGenerationChunk | None:
+    def _generation_chunk(self, wire: dict[str, Any], calls: CallsOfStream) -> ChatGenerationChunk | None:
         message = to_chunk(wire, CALLS_OF_BLOCKS if self.output_version == "v1" else 0)
-        return None if message is None else ChatGenerationChunk(message=message)
+        return None if message is None else ChatGenerationChunk(message=calls.see(message))
 
     # tools and structure
 
@@ -200,9 +236,9 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
             name = tool["function"]["name"]
             model = self.bind_tools([tool], tool_choice=name, ls_structured_output_format=told, **kwargs)
             if is_class:
-                parser = PydanticToolsParser(tools=[schema], first_tool_only=True)
+                parser = ObjectOfCall(tools=[schema], first_tool_only=True)
             else:
-                parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+                parser = ArgumentsOfCall(key_name=name, first_tool_only=True)
         elif method in ("json_schema", "json_mode"):
             form = {"type": "json_object"} if method == "json_mode" else response_format(schema, strict)
             model = self.bind(response_format=form, ls_structured_output_format=told, **kwargs)
@@ -245,17 +281,16 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     def _body(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
-        body = {"model": self.model, **self._settings(), **self.model_kwargs, **sorted_call(kwargs)}
-        if stop is not None:
-            body["stop"] = stop
-        return body | {"messages": to_openai(messages)}
+        call = sorted_call(kwargs if stop is None else {"stop": stop, **kwargs})
+        body = {"model": self.model, **self._settings(), **self.model_kwargs, **call}
+        return wire_fields(body) | {"messages": to_openai(messages)}
 
     def _streaming_body(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
     ) -> dict[str, Any]:
         body = self._body(messages, stop, kwargs)
-        if body.get("n") not in (None, 1):
-            raise ValueError("n above 1 cannot be streamed through LangChain.")
+        if is_several(body.get("n")):
+            raise InvalidRequest("n above 1 cannot be streamed through LangChain. Use generate.", param="n")
         return body | {"stream_options": {"include_usage": True}}
 
 

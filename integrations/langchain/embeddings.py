@@ -6,6 +6,7 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from pydantic import ConfigDict
 
+from basemlx.engine.errors import InvalidRequest
 from basemlx.integrations.langchain.place import EnginePlace
 from basemlx.integrations.langchain.retry import aretried, retried
 
@@ -47,6 +48,10 @@ class BaseMLXEmbeddings(EnginePlace, Embeddings):
         return await aretried(lambda: self._backend().aembeddings(body), self.max_retries)
 
     def _bodies(self, texts: Sequence[str], prompt_name: str | None) -> Iterator[dict[str, Any]]:
+        if isinstance(texts, str):
+            raise InvalidRequest(
+                "embed_documents takes a list of texts; for one text there is embed_query.", param="input"
+            )
         settings = {"dimensions": self.dimensions, "prompt_name": prompt_name, "timeout": self.timeout}
         given = {name: value for name, value in settings.items() if value is not None}
         for start in range(0, len(texts), MAX_INPUTS):

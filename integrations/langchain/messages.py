@@ -1,5 +1,6 @@
 """LangChain's messages to OpenAI's and back. Knows no backend."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,17 @@ from langchain_core.messages import (
     BaseMessage,
     InvalidToolCall,
     ToolCall,
+    ToolCallChunk,
     convert_to_openai_messages,
 )
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.output_parsers.openai_tools import make_invalid_tool_call, parse_tool_call
+from langchain_core.utils.json import parse_partial_json
 
 PROVIDER = "basemlx"
+
+CUT_OFF = "The call was cut off before its arguments were whole."
 
 CALLS_OF_BLOCKS = 1000
 """Where LangChain makes blocks of a stream (`output_version="v1"`) it numbers those of text and reasoning from 0, and
@@ -61,10 +66,10 @@ def to_message(choice: Mapping[str, Any], response: Mapping[str, Any]) -> AIMess
     calls: list[ToolCall] = []
     invalid: list[InvalidToolCall] = []
     for raw in wire.get("tool_calls") or ():
-        try:
+        if is_whole(raw["function"].get("arguments"), choice.get("finish_reason")):
             calls.append(parse_tool_call(raw, return_id=True))
-        except Exception as error:  # cut off by a limit: LangChain keeps such calls apart
-            invalid.append(make_invalid_tool_call(raw, str(error)))
+        else:  # cut off by a limit: LangChain keeps such calls apart
+            invalid.append(make_invalid_tool_call(raw, CUT_OFF))
     return AIMessage(
         content=wire.get("content") or "",
         id=response["id"],
@@ -74,6 +79,52 @@ def to_message(choice: Mapping[str, Any], response: Mapping[str, Any]) -> AIMess
         usage_metadata=to_usage(response.get("usage")),
         response_metadata=_metadata(choice, response),
     )
+
+
+def is_whole(arguments: str | None, finish_reason: str | None) -> bool:
+    """Whether the arguments of a call are all there. LangChain takes no text at all for an empty object, which a call
+    that was cut off before its first argument would be."""
+    if not arguments:
+        return finish_reason == "tool_calls"
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except ValueError:
+        return False
+
+
+class CallsOfStream:
+    """The calls of one stream, to tell LangChain of those that were cut off. It completes what it has of their
+    arguments, so that half a call would look like a whole one."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[Any, ToolCallChunk] = {}
+
+    def see(self, message: AIMessageChunk) -> AIMessageChunk:
+        """The same; a last one, with what makes LangChain count broken calls among the invalid ones."""
+        for chunk in message.tool_call_chunks:
+            seen = self._chunks.setdefault(chunk["index"], {**chunk, "args": ""})
+            seen["args"] = (seen["args"] or "") + (chunk["args"] or "")
+        finish_reason = message.response_metadata.get("finish_reason")
+        if finish_reason is None:
+            return message
+        broken = [chunk for chunk in self._chunks.values() if not is_whole(chunk["args"], finish_reason)]
+        if not broken:
+            return message
+        ends = [
+            tool_call_chunk(args=_spoiling(chunk["args"] or ""), index=chunk["index"]) for chunk in broken
+        ]
+        return message.model_copy(update={"tool_call_chunks": [*message.tool_call_chunks, *ends]})
+
+
+def _spoiling(arguments: str) -> str:
+    """What comes after arguments that no parser shall complete: a bracket that closes nothing."""
+    for end in ("]", "}", '"]', '"}'):
+        try:
+            if not isinstance(parse_partial_json(arguments + end), dict):
+                return end
+        except ValueError:
+            return end
+    return ""
 
 
 def to_chunk(chunk: Mapping[str, Any], first_call: int = 0) -> AIMessageChunk | None:
@@ -114,6 +165,16 @@ def to_usage(usage: Mapping[str, Any] | None) -> UsageMetadata | None:
         input_token_details=InputTokenDetails(cache_read=prompt.get("cached_tokens") or 0),
         output_token_details=OutputTokenDetails(reasoning=completion.get("reasoning_tokens") or 0),
     )
+
+
+def sum_of_usage(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's usage of two answers."""
+    return {
+        name: sum_of_usage(value, other.get(name) or {})
+        if isinstance(value, Mapping)
+        else value + (other.get(name) or 0)
+        for name, value in one.items()
+    }
 
 
 def _reasoning(wire: Mapping[str, Any]) -> dict[str, Any]:

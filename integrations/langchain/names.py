@@ -56,6 +56,8 @@ def sorted_call(given: Mapping[str, Any]) -> dict[str, Any]:
         field = _OTHER_NAMES.get(name, name)
         if field == "messages" or not is_field_of_a_chat(field):
             raise InvalidRequest(_unknown(name), param=name)
+        if field != name and given.get(field) is not None:
+            raise InvalidRequest(f"{name} and {field} are one and the same; give one of them.", param=name)
         fields[field] = value
     return fields
 

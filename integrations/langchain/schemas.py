@@ -12,6 +12,8 @@ Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
 
 DEFAULT_NAME = "answer"
 MAX_NAME_CHARACTERS = 64
+_DATA = ("default", "const", "enum", "examples")  # values, not schemas
+_SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 
 
 def tool_of(schema: Schema, strict: bool | None) -> dict[str, Any]:
@@ -43,10 +45,10 @@ def response_format(schema: Schema, strict: bool | None) -> dict[str, Any]:
         else:
             name, json_schema, told = _named(schema)
     elif hasattr(schema, "model_json_schema"):  # LangChain's conversion loses what refers to itself
-        json_schema = schema.model_json_schema()
+        json_schema = _closed(schema.model_json_schema())
         name = json_schema.get("title", schema.__name__)
     else:
-        json_schema = convert_to_json_schema(schema)
+        json_schema = _closed(convert_to_json_schema(schema))
         name = json_schema["title"]
     wire = {
         "name": _valid(name),
@@ -56,6 +58,19 @@ def response_format(schema: Schema, strict: bool | None) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": wire}
 
 
+def wire_fields(body: dict[str, Any]) -> dict[str, Any]:
+    """With the tools, the choice and the response_format that LangChain has other forms for as OpenAI's."""
+    made = dict(body)
+    tools = body.get("tools")
+    if isinstance(tools, list | tuple):
+        made["tools"] = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
+        if "tool_choice" in body:
+            made["tool_choice"] = wire_choice(body["tool_choice"], made["tools"])
+    if isinstance(body.get("response_format"), type):
+        made["response_format"] = response_format(body["response_format"], None)
+    return made
+
+
 def wire_choice(choice: str | dict[str, Any] | bool, tools: Sequence[Mapping[str, Any]]) -> Any:
     """What `tools` have no function of is left to the engine to refuse."""
     if choice is True or choice == "any":
@@ -63,6 +78,24 @@ def wire_choice(choice: str | dict[str, Any] | bool, tools: Sequence[Mapping[str
     if isinstance(choice, str) and any((tool.get("function") or {}).get("name") == choice for tool in tools):
         return {"type": "function", "function": {"name": choice}}
     return choice
+
+
+def _closed(schema: Any) -> Any:
+    """The JSON schema of a Python class, which has the fields it has: where it says nothing of others there are none. A
+    small model would make some up. What allows others (`extra="allow"`) says so."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed: dict[str, Any] = {}
+    for name, value in schema.items():
+        if name in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            closed[name] = {key: _closed(part) for key, part in value.items()}
+        else:
+            closed[name] = value if name in _DATA else _closed(value)
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _is_tool(schema: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from litellm.types.utils import EmbeddingResponse, ModelResponse
 from basemlx.engine.errors import InvalidRequest, ModelNotFound
 from basemlx.engine.models.names import is_path
 from basemlx.provider.backend import Backend
+from basemlx.provider.body import is_several
 from basemlx.provider.connect import connect
 from basemlx.provider.litellm.chunks import LiteLLMStream
 from basemlx.provider.litellm.errors import PROVIDER, litellm_errors
@@ -82,7 +83,7 @@ class BaseMLXLLM(litellm.CustomLLM):
     def _stream(self, model: str, messages: list[Any], call: Mapping[str, Any]) -> LiteLLMStream:
         with litellm_errors(model):
             backend, body = self._chat(model, messages, call, stream=True)
-            if body.get("n") not in (None, 1):
+            if is_several(body.get("n")):
                 raise InvalidRequest(
                     "n above 1 cannot be streamed through LiteLLM, which keeps one finish reason for all choices. "
                     "Leave out stream, or ask the server directly.",

@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("langchain_core", reason="the extra langchain is not installed")
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.load import dumpd, load
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import add_ai_message_chunks
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from typing_extensions import TypedDict
 
 from basemlx.engine.errors import (
@@ -143,7 +144,7 @@ def test_errors_are_the_engines(chat: ChatBaseMLX) -> None:
         chat.bind(min_p=7).invoke("Hi")
     with pytest.raises(DeadlineExceeded):
         chat.bind(max_tokens=1500, timeout=0.05).invoke("Hi")
-    with pytest.raises(ValueError, match="n above 1"):
+    with pytest.raises(InvalidRequest, match="n above 1"):
         list(chat.bind(n=2).stream("Hi"))
 
 
@@ -389,6 +390,29 @@ class Tree(BaseModel):
     parts: list["Tree"]
 
 
+CLOSED_TREE = {
+    "$defs": {
+        "Tree": {
+            "properties": {
+                "label": {"const": "a", "title": "Label", "type": "string"},
+                "parts": {"items": {"$ref": "#/$defs/Tree"}, "title": "Parts", "type": "array"},
+            },
+            "required": ["label", "parts"],
+            "title": "Tree",
+            "type": "object",
+            "additionalProperties": False,
+        }
+    },
+    "$ref": "#/$defs/Tree",
+}
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
 ADA = "Ada is 36 years old. Give name and age as JSON."
 PERSON = {
     "type": "object",
@@ -439,7 +463,8 @@ def test_schemas_reach_the_engine_whole() -> None:
         (array, "answer", array, True),
         (array | {"title": "Some names"}, "Some_names", array | {"title": "Some names"}, True),
         (OPENAIS | {"strict": False}, "a_person", PERSON, False),
-        (Tree, "Tree", Tree.model_json_schema(), True),
+        (Tree, "Tree", CLOSED_TREE, True),
+        (Open, "Open", Open.model_json_schema(), True),
     ]
     for given, name, schema, strict in cases:
         sent = schemas.response_format(given, None)["json_schema"]
@@ -450,6 +475,83 @@ def test_schemas_reach_the_engine_whole() -> None:
     assert nothing == {"name": "ping", "description": "Pings."}
     with pytest.raises(ValueError, match="has no function"):
         schemas.tool_of({"type": "function"}, None)
+
+
+DELETE = {
+    "name": "delete",
+    "description": "Deletes a folder.",
+    "parameters": {"type": "object", "properties": {"path": {"type": "string"}}},
+}
+
+
+def test_a_call_that_was_cut_off_is_no_call_whole_or_streamed(tiny: ChatBaseMLX) -> None:
+    bound = tiny.bind_tools([DELETE], tool_choice="delete")
+    question = "Delete the folder /home/ada/old-pictures."
+    kinds = set()
+    for max_tokens in range(4, 40, 2):
+        answer = bound.invoke(question, max_tokens=max_tokens)
+        folded = functools.reduce(
+            lambda one, other: one + other, bound.stream(question, max_tokens=max_tokens)
+        )
+        is_cut = answer.response_metadata["finish_reason"] == "length"
+        for message in (answer, folded):
+            assert is_cut or message.tool_calls
+            for one in message.tool_calls:  # its markup may be cut off, its arguments are not
+                assert one["args"] == {"path": "/home/ada/old-pictures"}
+        assert bool(folded.invalid_tool_calls) == bool(answer.invalid_tool_calls)
+        kinds.add((is_cut, bool(answer.invalid_tool_calls)))
+    assert kinds >= {(True, True), (False, False)}
+
+
+@pytest.mark.parametrize("schema", [Person, PERSON], ids=["class", "dict"])
+def test_a_structured_answer_that_was_cut_off_is_an_error(tiny: ChatBaseMLX, schema: Any) -> None:
+    short = tiny.model_copy(update={"max_tokens": 8})
+    for method in ("function_calling", "json_schema"):
+        cut = short.with_structured_output(schema, method=method)
+        if method == "function_calling" or schema is Person:  # LangChain completes a dict that was cut off
+            with pytest.raises(OutputParserException):
+                cut.invoke(ADA)
+        told = short.with_structured_output(schema, method=method, include_raw=True).invoke(ADA)
+        assert told["parsing_error"] is not None or told["parsed"] is not None
+
+
+def test_what_langchain_has_other_forms_for_may_be_given_with_any_call(tiny: ChatBaseMLX) -> None:
+    def get_weather(city: str) -> str:
+        """The weather in a city."""
+        return city
+
+    question = "What is the weather in Tokyo?"
+    answer = tiny.invoke(question, tools=[get_weather], tool_choice="get_weather")
+    assert answer.tool_calls[0]["name"] == "get_weather"
+    assert Person.model_validate_json(str(tiny.invoke(ADA, response_format=Person).content)).age == 36
+
+
+def test_one_field_by_two_names_is_refused(tiny: ChatBaseMLX) -> None:
+    for fields in (
+        {"max_completion_tokens": 5, "max_tokens": 2},
+        {"stop": ["a"], "stop_sequences": ["b"]},
+    ):
+        with pytest.raises(InvalidRequest, match="one and the same"):
+            tiny.invoke("Hi", **fields)
+
+
+def test_the_number_of_choices_is_judged_by_the_engine(tiny: ChatBaseMLX) -> None:
+    for n, message in ((2, "cannot be streamed"), (0, "between 1 and 8"), ("2", "whole number")):
+        with pytest.raises(InvalidRequest, match=message):
+            next(tiny.stream("Hi", n=n))
+
+
+def test_usage_of_several_prompts_is_their_sum(tiny: ChatBaseMLX) -> None:
+    result = tiny.generate([[HumanMessage("Hi")], [HumanMessage("What are you?")]])
+    each = [output.llm_output["token_usage"] for output in result.flatten()]
+    total = result.llm_output["token_usage"]
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert total[name] >= sum(one.get(name, 0) for one in each) > 0
+
+
+def test_one_text_in_place_of_several_is_refused(local: LocalBackend) -> None:
+    with pytest.raises(InvalidRequest, match="embed_query"):
+        BaseMLXEmbeddings(model=NOISE, backend=local).embed_documents("abc")
 
 
 def test_blocks_of_a_stream_are_those_of_the_whole_answer(tiny: ChatBaseMLX) -> None:
