@@ -68,9 +68,9 @@ def suggest(name: str, known: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))[:_MAX_SUGGESTIONS]
 
 
-def guess(name: str, known: Sequence[str]) -> str | None:
-    """The one name that a person meant: the same but for case and punctuation, or the only one that starts with it.
-    None where that leaves a choice."""
+def guess(name: str, known: Sequence[str], *, allows_prefix: bool = True) -> str | None:
+    """The one name that a person meant: the same but for case and punctuation, or the only one that starts with it, if
+    that is allowed. None where that leaves a choice."""
     wanted = _simplified(name)
     if not wanted:
         return None
@@ -78,7 +78,7 @@ def guess(name: str, known: Sequence[str]) -> str | None:
     for matches in (
         [c for c in candidates if _simplified(c) == wanted],
         [c for c in candidates if _simplified(c.rpartition("/")[2]) == wanted],
-        [c for c in candidates if _simplified(c.rpartition("/")[2]).startswith(wanted)],
+        [c for c in candidates if allows_prefix and _simplified(c.rpartition("/")[2]).startswith(wanted)],
     ):
         meant = {repository_of(match): match for match in matches}
         if len(meant) == 1:

@@ -84,27 +84,28 @@ def pull(
         raise PullFailed(f"{revision!r} is no revision: give a branch, a tag or a commit.")
     cache = hub_cache_folder() if cache is None else cache
     listing = list_repository(repository, revision, *hub_of(endpoint))
-    folder = repository_folder(cache, repository)
+    folder = repository_folder(cache, listing.repository)
     with _disk_errors(cache), only_one(cache, folder, on_wait), Store(folder) as store:
         missing = [file for file in listing.files if not store.has(file)]
         _check_space(folder, missing)
         fetched = _fetch_all(listing, store, progress, stall_timeout_s, pause_s, stop)
         store.publish(listing.commit, revision, listing.files)
     fetched_bytes = sum(file.size_bytes for file in fetched)
-    return Pulled(repository, listing.commit, listing.size_bytes, fetched_bytes)
+    return Pulled(listing.repository, listing.commit, listing.size_bytes, fetched_bytes)
 
 
-def remove(name: str, *, cache: Path | None = None) -> int:
-    """Removes what `pull` brought of a model, wholly or not; the bytes that this freed. Raises what `check_removable`
-    raises, and PullFailed where the disk does not let go."""
+def remove(name: str, *, cache: Path | None = None, on_wait: Callable[[], None] = lambda: None) -> int:
+    """Removes what `pull` brought of a model, wholly or not; the bytes that this freed. `on_wait` as in `pull`. Raises
+    what `check_removable` raises, and PullFailed where the disk does not let go."""
     cache = hub_cache_folder() if cache is None else cache
     folder = check_removable(name, cache=cache)
-    with _disk_errors(cache), only_one(cache, folder), Store(folder) as store:
+    with _disk_errors(cache), only_one(cache, folder, on_wait), Store(folder) as store:
         return store.withdraw()
 
 
 def check_removable(name: str, *, cache: Path | None = None) -> Path:
-    """The folder in which `pull` brought it. Raises ModelNotFound for what it did not bring."""
+    """The folder in which `pull` brought it. Raises ModelNotFound for what it did not bring, and PullFailed where that
+    is not known any more."""
     if name == BUILT_IN_NAME:
         raise ModelNotFound(f"{name!r} is built in and cannot be removed.", param="model")
     repository = repository_of(name)
@@ -177,6 +178,7 @@ def _fetch_all(
                 finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 failed.set()
+                transfer.shut()  # or who waits for these threads would wait for a stalled hub
             errors = [error for future in finished if (error := future.exception()) is not None]
             for error in sorted(errors, key=lambda error: isinstance(error, PullStopped)):
                 raise error

@@ -16,6 +16,7 @@ from basemlx.engine.models.transfer import PullFailed, RemoteFile
 
 ANSWER_TIMEOUT_S = 30.0
 MAX_FILES = 2000
+MAX_FILE_BYTES = 2**50
 COMMIT = re.compile(r"[0-9a-f]{40}")
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._ +-]{0,199}")
@@ -65,24 +66,34 @@ def list_repository(repository: str, revision: str, endpoint: str, token: str | 
     except GatedRepoError:
         raise PullFailed(
             f"{repository} is gated: its makers want their conditions accepted. Do that on "
-            f"{endpoint}/{repository}, then set HF_TOKEN to a token of yours."
+            f"{_shown(endpoint)}/{repository}, then set HF_TOKEN to a token of yours."
         ) from None
     except RevisionNotFoundError:
         raise PullFailed(f"{repository} has no revision {revision!r}.") from None
     except RepositoryNotFoundError:
         private = "" if token else " If it is private, set HF_TOKEN."
-        raise ModelNotFound(f"{repository} does not exist on {endpoint}.{private}", param="model") from None
+        raise ModelNotFound(
+            f"{repository} does not exist on {_shown(endpoint)}.{private}", param="model"
+        ) from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
-        raise PullFailed(f"The hub {endpoint} answered {status}. Try again later.") from None
+        remedy = "Set HF_TOKEN to a token that it takes" if status in (401, 403) else "Try again later"
+        raise PullFailed(f"The hub {_shown(endpoint)} answered {status}. {remedy}.") from None
     except Exception as error:  # the library's transport and parsing errors are of several libraries
         raise PullFailed(
-            f"The hub {endpoint} cannot be reached, or it is none ({type(error).__name__}). Check the network and "
-            "HF_ENDPOINT."
+            f"The hub {_shown(endpoint)} cannot be reached, or it is none ({type(error).__name__}). Check the network "
+            "and HF_ENDPOINT."
         ) from None
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-        raise PullFailed(f"The hub {endpoint} names no commit for {repository}.")
+        raise PullFailed(f"The hub {_shown(endpoint)} names no commit for {repository}.")
+    if info.id.lower() == repository.lower():
+        repository = info.id  # as it is written: another case would be another folder
     return Listing(repository, info.sha, _chosen(repository, info.siblings or []), endpoint, token)
+
+
+def _shown(endpoint: str) -> str:
+    """Without the user and password that an address may have."""
+    return re.sub(r"//[^/@]*@", "//", endpoint)
 
 
 def _chosen(repository: str, siblings: list[Any]) -> list[RemoteFile]:
@@ -96,7 +107,8 @@ def _chosen(repository: str, siblings: list[Any]) -> list[RemoteFile]:
             continue
         oid = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
         size = sibling.lfs.size if sibling.lfs is not None else sibling.size
-        if not isinstance(size, int) or size < 0 or not isinstance(oid, str) or not OID.fullmatch(oid):
+        is_size = type(size) is int and 0 <= size <= MAX_FILE_BYTES
+        if not is_size or not isinstance(oid, str) or not OID.fullmatch(oid):
             raise PullFailed(f"The hub gives no size and hash for {name[:100]!r}, so it cannot be checked.")
         files.append(RemoteFile(name, size, oid, sibling.lfs is not None))
     if "config.json" not in names or not any(f.name.endswith(".safetensors") for f in files):

@@ -18,13 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from basemlx.engine.errors import ModelCorrupt
 from basemlx.engine.models.config import read_json_object
 from basemlx.engine.models.discovery import CACHE_PREFIX, NOTE_NAME
 from basemlx.engine.models.listing import COMMIT, OID, is_wanted
-from basemlx.engine.models.transfer import PARTIAL_SUFFIX, RemoteFile
+from basemlx.engine.models.transfer import PARTIAL_SUFFIX, PullFailed, RemoteFile, has_contents
 
 _PARTS = ("blobs", "refs", "snapshots")
 _STAGING_PREFIX = ".basemlx-"
+
+
+class NoteDamaged(PullFailed):
+    """What was brought is not known any more."""
 
 
 def repository_folder(cache: Path, repository: str) -> Path:
@@ -45,10 +50,9 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         if not (self._folder / NOTE_NAME).exists():  # else something was brought, or is to come
-            for name in _PARTS:
-                _remove_empty(self._folder / name)
-            with contextlib.suppress(OSError):
-                self._folder.rmdir()
+            for path in [*(self._folder / name for name in _PARTS), self._folder]:
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()
 
     def blob(self, file: RemoteFile) -> Path:
         return self._folder / "blobs" / file.oid
@@ -59,15 +63,15 @@ class Store:
     @property
     def has_brought(self) -> bool:
         """Whether anything here is to be removed. A pull that found all of it there brought nothing."""
-        entries = self._note().get("commits", {}).values()
-        return any(entry.get("files") or entry.get("blobs") for entry in entries) or bool(self._partials())
+        entries = self._note()["commits"].values()
+        return any(entry["files"] or entry["blobs"] for entry in entries) or bool(self._partials())
 
     def note_brought(self, commit: str, file: RemoteFile) -> None:
         """Notes a blob just before it gets its name: not earlier, as another program may bring it meanwhile, nor later,
         so that a pull that is killed leaves nothing that cannot be removed. Any thread."""
         with self._noting:
-            note = self._note()
-            entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
+            note = self._note_to_write()
+            entry = note["commits"].setdefault(commit, {"files": [], "blobs": []})
             entry["blobs"] = sorted({*entry["blobs"], file.oid})
             self._write_note(note)
 
@@ -78,19 +82,19 @@ class Store:
     def publish(self, commit: str, revision: str, files: list[RemoteFile]) -> None:
         """Makes the snapshot appear, in one step where it is new. Its links are noted first, so that a crash in between
         leaves nothing that cannot be removed."""
-        note = self._note()
-        entry = note.setdefault("commits", {}).setdefault(commit, {"files": [], "blobs": []})
+        note = self._note_to_write()
+        entry = note["commits"].setdefault(commit, {"files": [], "blobs": []})
         snapshot = self._folder / "snapshots" / commit
-        new_links = [file.name for file in files if not (snapshot / file.name).is_symlink()]
-        entry["files"] = sorted({*entry["files"], *new_links})
+        missing = [file for file in files if not self._leads_to(snapshot / file.name, file)]
+        entry["files"] = sorted({*entry["files"], *(file.name for file in missing)})
         note["current"] = commit
         if not COMMIT.fullmatch(revision):
-            before, refs = _commit_in(self._reference(revision)), note.setdefault("refs", {})
+            before, refs = _commit_in(self._reference(revision)), note["refs"]
             if before not in (None, commit) and (before not in note["commits"] or revision not in refs):
                 refs[revision] = before  # another program's, perhaps: removing gives it back
         self._write_note(note)
         if snapshot.is_dir():
-            for file in sorted(files, key=lambda file: file.name == "config.json"):
+            for file in sorted(missing, key=lambda file: file.name == "config.json"):
                 self._link(snapshot, file)
         else:
             staging = self._folder / "snapshots" / (_STAGING_PREFIX + commit)
@@ -107,34 +111,42 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def _leads_to(self, link: Path, file: RemoteFile) -> bool:
+        """Whether a name in a snapshot is that of the right contents: of the blob, which was checked, or, where another
+        program keeps it elsewhere, of the same."""
+        if link.is_symlink() and link.resolve() == self.blob(file).resolve():
+            return True
+        return link.is_file() and has_contents(link, file)
+
     def _link(self, snapshot: Path, file: RemoteFile) -> None:
+        """In place of whatever has the name: it is not what the name stands for."""
         link = snapshot / file.name
         link.parent.mkdir(exist_ok=True)
-        if link.is_symlink() and not link.exists():
+        if link.is_symlink() or link.exists():
             link.unlink()
-        if not link.exists():
-            up = "../" * (2 + file.name.count("/"))
-            link.symlink_to(f"{up}blobs/{file.oid}")
+        up = "../" * (2 + file.name.count("/"))
+        link.symlink_to(f"{up}blobs/{file.oid}")
 
     def withdraw(self) -> int:
+        """Removes what was brought; the bytes that this freed."""
         note = self._note()
-        commits: dict[str, Any] = note.get("commits", {})
+        commits: dict[str, Any] = note["commits"]
         snapshots, blobs = self._folder / "snapshots", self._folder / "blobs"
         for staging in snapshots.glob(_STAGING_PREFIX + "*"):  # of a killed pull: used by nobody
             shutil.rmtree(staging)
         for commit, entry in commits.items():
             if not COMMIT.fullmatch(commit):
                 continue
-            for name in sorted(entry.get("files", []), key=lambda name: name != "config.json"):
-                link = snapshots / commit / str(name)
-                if is_wanted(str(name), False) and link.is_symlink():
+            for name in sorted(entry["files"], key=lambda name: name != "config.json"):
+                link = snapshots / commit / name
+                if is_wanted(name, False) and link.is_symlink():
                     link.unlink()
             _remove_empty(snapshots / commit)
         still_used = {
             os.path.basename(os.readlink(link)) for link in snapshots.rglob("*") if link.is_symlink()
         }
         freed = 0
-        oids = {str(oid) for entry in commits.values() for oid in entry.get("blobs", [])}
+        oids = {oid for entry in commits.values() for oid in entry["blobs"]}
         for path in [
             *(blobs / oid for oid in oids if OID.fullmatch(oid)),
             *self._partials(),
@@ -143,7 +155,7 @@ class Store:
                 freed += size_of(path)
                 path.unlink()
         refs = self._folder / "refs"
-        before: dict[str, Any] = note.get("refs", {})
+        before: dict[str, Any] = note["refs"]
         for reference in [path for path in refs.rglob("*") if path.is_file()]:
             if _commit_in(reference) not in commits:
                 continue
@@ -152,17 +164,33 @@ class Store:
                 _write_atomically(reference, earlier)  # another program's, which pull moved on
             elif not (snapshots / str(_commit_in(reference))).exists():
                 reference.unlink()
+                for parent in list(reference.parents)[: len(reference.relative_to(refs).parts) - 1]:
+                    with contextlib.suppress(OSError):  # not empty
+                        parent.rmdir()
+        for unfinished in [*self._folder.glob(_unfinished(NOTE_NAME)), *refs.rglob(_unfinished("*"))]:
+            unfinished.unlink(missing_ok=True)
         (self._folder / NOTE_NAME).unlink(missing_ok=True)
         return freed
 
     def _note(self) -> dict[str, Any]:
+        """Raises PullFailed for one that is damaged: it is not known then what may be removed."""
         path = self._folder / NOTE_NAME
         if not path.is_file():
-            return {}
-        note = read_json_object(path)
-        commits = note.get("commits")
-        is_ours = isinstance(commits, dict) and all(isinstance(entry, dict) for entry in commits.values())
-        return note if is_ours and isinstance(note.get("refs", {}), dict) else {}
+            return {"commits": {}, "refs": {}}
+        try:
+            return _checked(read_json_object(path))
+        except (ModelCorrupt, LookupError, TypeError, AttributeError):
+            raise NoteDamaged(
+                f"{path} is damaged, so it is not known what of this model basemlx pull has brought. Pull it again, "
+                f"or remove {self._folder} by hand."
+            ) from None
+
+    def _note_to_write(self) -> dict[str, Any]:
+        """A new one in place of one that is damaged. What it had noted counts as another program's from now on."""
+        try:
+            return self._note()
+        except NoteDamaged:
+            return {"commits": {}, "refs": {}}
 
     def _write_note(self, note: dict[str, Any]) -> None:
         _write_atomically(self._folder / NOTE_NAME, json.dumps(note, indent=1))
@@ -191,10 +219,37 @@ def _commit_in(reference: Path) -> str | None:
     return commit if COMMIT.fullmatch(commit) else None
 
 
+def _checked(note: dict[str, Any]) -> dict[str, Any]:
+    """A note with all its parts. Raises LookupError, TypeError or AttributeError for what is none."""
+    commits = {
+        str(commit): {name: [*map(_text, entry.get(name, []))] for name in ("files", "blobs")}
+        for commit, entry in note["commits"].items()
+    }
+    refs = {str(name): _text(commit) for name, commit in note.get("refs", {}).items()}
+    return note | {"commits": commits, "refs": refs}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
 def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Whole or not at all, whatever happens to the machine."""
+    temporary = path.with_name(_unfinished(path.name, str(os.getpid())))
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _unfinished(name: str, pid: str = "[0-9]*") -> str:
+    return f".{name}.{pid}"
 
 
 def _remove_empty(folder: Path) -> None:

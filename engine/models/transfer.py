@@ -6,11 +6,14 @@ server is left alone for as long as it asks (Retry-After), within MAX_RETRY_AFTE
 the whole file, or with other bytes than asked for, makes it start again. It knows nothing of repositories or caches.
 """
 
+import contextlib
 import errno
 import hashlib
+import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from io import FileIO
 from pathlib import Path
@@ -78,6 +81,16 @@ class Transfer:
     token: str | None
     pause_s: float = 1.0
     stop: Callable[[], bool] = lambda: False
+    _open: set[httpx.Response] = field(default_factory=set)
+
+    def shut(self) -> None:
+        """Ends what is being received, from another thread: a read that waits does not see `stop`."""
+        for answer in self._open.copy():
+            stream = answer.extensions.get("network_stream")
+            line = None if stream is None else stream.get_extra_info("socket")
+            if line is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    line.shutdown(socket.SHUT_RDWR)
 
     def fetch(
         self,
@@ -97,18 +110,16 @@ class Transfer:
     def is_whole(self, file: RemoteFile, path: Path, progress: Callable[[int], None]) -> bool:
         """Whether a file that is there already has the right contents; reads all of it. `progress` as in `fetch`.
         Raises PullStopped."""
-        hasher, held, is_readable = file.hasher(), 0, True
-        try:
-            with path.open("rb", buffering=0) as whole:
-                while chunk := whole.read(CHUNK_BYTES):
-                    if self.stop():
-                        raise PullStopped("The download was stopped. What has come is kept.")
-                    hasher.update(chunk)
-                    held += len(chunk)
-                    progress(len(chunk))
-        except OSError:  # a disk that gives it back no more is damage, too
-            is_readable = False
-        if is_readable and held == file.size_bytes and hasher.hexdigest() == file.oid:
+        held = 0
+
+        def read(count: int) -> None:
+            nonlocal held
+            if self.stop():
+                raise PullStopped("The download was stopped. What has come is kept.")
+            held += count
+            progress(count)
+
+        if has_contents(path, file, read):
             return True
         progress(-held)
         return False
@@ -126,7 +137,6 @@ class Transfer:
         while True:
             found = self._complete(url, file, partial, progress)
             if found == file.oid:
-                partial.chmod(0o644)
                 on_whole()
                 partial.replace(target)
                 return
@@ -142,7 +152,7 @@ class Transfer:
     def _complete(self, url: str, file: RemoteFile, partial: Path, progress: Callable[[int], None]) -> str:
         """Fetches until the part has the file's size; its hash."""
         tries_left = MAX_TRIES_WITHOUT_PROGRESS
-        reason, wait_s = "", 0.0
+        reason, wait_s, most = "", 0.0, 0
         for number in range(MAX_TRIES):
             if number:
                 self._pause(max(self.pause_s, wait_s))
@@ -155,17 +165,21 @@ class Transfer:
                     hasher, held = file.hasher(), 0
                 if not number and held:
                     progress(held)
+                most = max(most, held)
                 try:
-                    gained, hasher = self._receive(url, file, part, held, hasher, progress)
+                    hasher = self._receive(url, file, part, held, hasher, progress)
+                    reason = f"it ended after {part.tell()} of {file.size_bytes} bytes"
                 except _Busy as busy:
-                    gained, reason, wait_s = 0, str(busy), busy.wait_s
+                    reason, wait_s = str(busy), busy.wait_s
                 except httpx.HTTPError as error:
-                    gained, reason = part.tell() - held, type(error).__name__
+                    reason = type(error).__name__
                 if self.stop():
                     raise PullStopped("The download was stopped. What has come is kept.")
-                if part.tell() == file.size_bytes:
+                if (held := part.tell()) == file.size_bytes:
                     return hasher.hexdigest()
-            tries_left = MAX_TRIES_WITHOUT_PROGRESS if gained > 0 else tries_left - 1
+            # Beyond what was ever there: a file that is shorter than listed would come again and again.
+            tries_left = MAX_TRIES_WITHOUT_PROGRESS if held > most else tries_left - 1
+            most = max(most, held)
             if not tries_left:
                 break
         raise PullFailed(
@@ -187,10 +201,10 @@ class Transfer:
         held: int,
         hasher: _Hash,
         progress: Callable[[int], None],
-    ) -> tuple[int, _Hash]:
-        """One answer's worth of bytes: how many were gained, and the hash of all there is."""
+    ) -> _Hash:
+        """One answer's worth of bytes; the hash of all there is."""
         if held == file.size_bytes:
-            return 0, hasher
+            return hasher
         with self._answer(url, held) as answer:
             if answer.status_code in _RETRIED_STATUSES:
                 raise _Busy(answer.status_code, _retry_after_s(answer.headers.get("retry-after"), file))
@@ -198,7 +212,7 @@ class Transfer:
                 part.truncate(0)
                 part.seek(0)
                 progress(-held)
-                return 0, file.hasher()
+                return file.hasher()
             if answer.status_code not in (200, 206):
                 raise PullFailed(f"The hub answered {answer.status_code} for {file.name}.")
             if answer.status_code == 200 and held:  # it sends the whole file whatever was asked
@@ -219,9 +233,9 @@ class Transfer:
                 progress(len(chunk))
                 if self.stop():
                     break
-            return gained, hasher
+            return hasher
 
-    def _answer(self, url: str, held: int) -> "_Closing":
+    def _answer(self, url: str, held: int) -> AbstractContextManager[httpx.Response]:
         """The first answer that is no redirect. The token goes to the hub only."""
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"accept-encoding": "identity"}  # a compressed answer could not be resumed
@@ -231,11 +245,11 @@ class Transfer:
                 headers["authorization"] = f"Bearer {self.token}"
             try:
                 request = self.client.build_request("GET", url, headers=headers)
+                answer = self.client.send(request, stream=True)  # which looks at where it redirects, too
             except httpx.InvalidURL:
                 raise PullFailed("The hub redirects a download to something that is no address.") from None
-            answer = self.client.send(request, stream=True)
             if not answer.has_redirect_location:
-                return _Closing(answer)
+                return self._closing(answer)
             answer.close()
             try:
                 url = next_url(url, answer.headers["location"], self.endpoint)
@@ -243,18 +257,28 @@ class Transfer:
                 raise PullFailed(f"The hub redirects a download {refused}, which is not followed.") from None
         raise PullFailed("The hub redirects a download in circles.")
 
+    @contextmanager
+    def _closing(self, answer: httpx.Response) -> Iterator[httpx.Response]:
+        self._open.add(answer)
+        try:
+            yield answer
+        finally:
+            self._open.discard(answer)
+            answer.close()
 
-class _Closing:
-    """A streamed response as a context manager."""
 
-    def __init__(self, answer: httpx.Response) -> None:
-        self._answer = answer
-
-    def __enter__(self) -> httpx.Response:
-        return self._answer
-
-    def __exit__(self, *exc: object) -> None:
-        self._answer.close()
+def has_contents(path: Path, file: RemoteFile, read: Callable[[int], None] = lambda _count: None) -> bool:
+    """Whether what is under `path` is that file; reads all of it, and tells `read` of every part."""
+    hasher, held = file.hasher(), 0
+    try:
+        with path.open("rb", buffering=0) as whole:
+            while chunk := whole.read(CHUNK_BYTES):
+                read(len(chunk))
+                hasher.update(chunk)
+                held += len(chunk)
+    except OSError:  # a disk that gives it back no more is damage, too
+        return False
+    return held == file.size_bytes and hasher.hexdigest() == file.oid
 
 
 def _opened(partial: Path) -> FileIO:
@@ -297,7 +321,7 @@ def _retry_after_s(header: str | None, file: RemoteFile) -> float:
     except ValueError:
         try:
             wait_s = parsedate_to_datetime(header).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
     if not wait_s <= MAX_RETRY_AFTER_S:
         raise PullFailed(

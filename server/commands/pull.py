@@ -36,9 +36,7 @@ def pull(name: str, *, revision: str | None) -> int:
                 revision=revision or "main",
                 progress=progress,
                 stop=stopped.is_set,
-                on_wait=lambda: print(
-                    f"another basemlx has {repository} in hand; waiting for it", file=sys.stderr, flush=True
-                ),
+                on_wait=lambda: _say_waiting(repository),
             )
     except KeyboardInterrupt:
         stopped.set()
@@ -55,7 +53,7 @@ def pull(name: str, *, revision: str | None) -> int:
 
 def rm(name: str, host: str, port: int, *, yes: bool) -> int:
     """The exit code; asks on a terminal unless `yes`. Raises BaseMLXError."""
-    repository = repository_of(meant(name))
+    repository = repository_of(meant(name, allows_prefix=not yes))
     check_removable(repository)
     if _is_loaded(repository, host, port):
         print(f"basemlx: a server has {repository} loaded; first: basemlx unload {name}", file=sys.stderr)
@@ -67,12 +65,16 @@ def rm(name: str, host: str, port: int, *, yes: bool) -> int:
         answer = input(f"Remove what basemlx pull brought of {repository} from {hub_cache_folder()}? [y/N] ")
         if answer.strip().lower() not in ("y", "yes"):
             return EXIT_FAILURE
-    freed = remove(repository)
+    freed = remove(repository, on_wait=lambda: _say_waiting(repository))
     print(f"{repository} is removed, {size_text(freed)} freed")
     left = Discovery().find(repository)
     if left is not None:
         print(f"What another program has of it stays ({left.source})", file=sys.stderr)
     return EXIT_OK
+
+
+def _say_waiting(repository: str) -> None:
+    print(f"another basemlx has {repository} in hand; waiting for it", file=sys.stderr, flush=True)
 
 
 def _is_loaded(repository: str, host: str, port: int) -> bool:

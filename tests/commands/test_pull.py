@@ -137,3 +137,12 @@ def test_the_built_in_model_is_said_to_be_built_in_before_anything_is_asked(fres
         status, out, _ = fresh(*arguments)
         assert (status, "built in" in out) == (0, True)
     assert fresh.hub.seen == []
+
+
+def test_a_name_that_is_cut_off_removes_nothing_unasked(fresh: Machine) -> None:
+    assert fresh("pull", SHORT)[0] == 0
+    status, _, err = fresh("rm", SHORT[:-1], "--yes")
+    assert (status, "taken for" in err) == (1, False)
+    assert row(fresh)
+    assert fresh("rm", SHORT.upper().replace("-", "_"), "--yes")[0] == 0
+    assert not row(fresh)

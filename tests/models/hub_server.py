@@ -28,7 +28,8 @@ class Seen:
 class Hub:
     """`files` by repository. Faults: `truncate` and `stall` break one answer of a file off after so many bytes (each
     entry once), `ignore_range`, `tamper` (wrong bytes), `redirect` (a Location for every file), `gated`, `statuses`
-    (answers of a file before the real one, with `retry_after` as their header). `slow_chunk_s`: files come in pieces
+    (answers of a file before the real one, with `retry_after` as their header), `overstated` (bytes by which a file is
+    listed as larger than it is), `spelt` (what a repository is called really). `slow_chunk_s`: files come in pieces
     of 4 KB, with such a pause between."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class Hub:
     ignore_range: bool = False
     redirect: str | None = None
     gated: bool = False
+    overstated: dict[str, int] = field(default_factory=dict)
+    spelt: str | None = None
     slow_chunk_s: float = 0.0
     seen: list[Seen] = field(default_factory=list)
     url: str = ""
@@ -56,13 +59,20 @@ class Hub:
     def describe(self, name: str) -> dict[str, Any]:
         siblings = []
         for file, data in self.repositories[name].items():
-            entry: dict[str, Any] = {"rfilename": file, "size": len(data)}
+            size = len(data) + self.overstated.get(file, 0)
+            entry: dict[str, Any] = {"rfilename": file, "size": size}
             entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
             if len(data) > LARGE_BYTES:
                 digest = hashlib.sha256(data).hexdigest()
-                entry["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 130}
+                entry["lfs"] = {"sha256": digest, "size": size, "pointerSize": 130}
             siblings.append(entry)
-        return {"id": name, "sha": self.commit, "siblings": siblings, "private": False, "tags": []}
+        return {
+            "id": self.spelt or name,
+            "sha": self.commit,
+            "siblings": siblings,
+            "private": False,
+            "tags": [],
+        }
 
 
 @contextmanager
@@ -132,6 +142,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             wanted = self.headers.get("range", "")
             if wanted.startswith("bytes=") and not hub.ignore_range:
                 start = int(wanted[6:].rstrip("-"))
+                if start >= len(data):
+                    self._json(416, {"error": "nothing there"})
+                    return
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             else:

@@ -184,3 +184,19 @@ def test_who_waits_for_another_pull_is_told(hub: Hub, cache: Path) -> None:
     assert fetch(hub, cache, on_wait=lambda: waits.append(first.is_alive())).fetched_bytes == 0
     first.join()
     assert waits == [True]
+
+
+def test_a_name_in_another_case_is_the_same_model(hub: Hub, cache: Path) -> None:
+    fetch(hub, cache)
+    hub.repositories["Org/MODEL"] = hub.repositories[NAME]
+    hub.spelt = NAME
+    again = fetch(hub, cache, name="Org/MODEL")
+    assert (again.name, again.fetched_bytes) == (NAME, 0)
+    assert [path.name for path in cache.glob("models--*")] == ["models--org--model"]
+
+
+def test_a_password_in_the_hubs_address_is_not_told(cache: Path) -> None:
+    with pytest.raises(PullFailed) as raised:
+        pull(NAME, cache=cache, endpoint="http://user:s3cret@127.0.0.1:9")
+    assert "s3cret" not in raised.value.message
+    assert "127.0.0.1:9" in raised.value.message

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -82,10 +81,10 @@ def test_a_disk_that_cannot_be_written_to_is_an_error_that_names_it(
 def test_a_disk_that_fills_up_before_the_first_byte_is_an_error(
     hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_text(self: Path, *args: Any, **options: Any) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(PullFailed, match="disk is full"):
         fetch(hub, cache)
 
@@ -193,6 +192,73 @@ def test_a_repository_that_another_program_brought_is_completed_and_only_that_is
     assert hub.fetched(WEIGHTS) == [], "no duplicate download"
     remove(NAME, cache=cache)
     assert [path.name for path in blobs.iterdir()] == [blob.name]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "\0" * 40,
+        "[]",
+        "{}",
+        '{"commits": {"c": {"files": 5}}}',
+        '{"commits": 1}',
+        '{"commits": {"c": 1}}',
+    ],
+)
+def test_a_damaged_note_keeps_nobody_from_pulling_and_removes_nothing(
+    hub: Hub, cache: Path, note: str
+) -> None:
+    fetch(hub, cache)
+    path = cache / "models--org--model" / ".basemlx.json"
+    path.write_text(note)
+    with pytest.raises(PullFailed, match="damaged") as raised:
+        remove(NAME, cache=cache)
+    assert str(path) in raised.value.message
+    assert found(cache) is not None
+    assert fetch(hub, cache).fetched_bytes == 0
+    with pytest.raises(ModelNotFound, match="not brought by basemlx pull"):
+        remove(NAME, cache=cache)
+    assert found(cache) is not None
+
+
+def test_folders_of_other_programs_stay_even_where_they_are_empty(hub: Hub, cache: Path) -> None:
+    theirs = cache / "models--org--model" / "snapshots" / ("ab" * 20)
+    theirs.mkdir(parents=True)
+    hub.tamper.add(WEIGHTS)
+    with pytest.raises(PullFailed, match="wrong hash"):
+        fetch(hub, cache)
+    assert theirs.is_dir()
+    remove(NAME, cache=cache)
+    assert [path for path in (cache / "models--org--model").rglob("*") if path != theirs] == [theirs.parent]
+
+
+def test_what_a_write_left_that_was_killed_is_removed(hub: Hub, cache: Path) -> None:
+    fetch(hub, cache)
+    folder = cache / "models--org--model"
+    for name in ("..basemlx.json.123", "refs/.main.123"):
+        (folder / name).write_text("{")
+    remove(NAME, cache=cache)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("replace", ["a damaged copy", "a whole copy", "a link to another blob"])
+def test_a_name_in_a_snapshot_leads_to_the_right_contents_after_a_pull(
+    hub: Hub, cache: Path, replace: str
+) -> None:
+    fetch(hub, cache)
+    model = found(cache)
+    assert model is not None
+    link = model.folder / WEIGHTS
+    link.unlink()
+    if replace == "a link to another blob":
+        (cache / "models--org--model" / "blobs" / "other").write_bytes(weights_of(hub)[:-1] + b"x")
+        link.symlink_to("../../blobs/other")
+    else:
+        link.write_bytes(weights_of(hub)[: None if replace == "a whole copy" else 1000])
+    assert fetch(hub, cache).fetched_bytes == 0
+    assert link.read_bytes() == weights_of(hub)
+    assert link.is_symlink() == (replace != "a whole copy")
 
 
 def test_remove_takes_all_that_several_pulls_brought_together(

@@ -4,6 +4,7 @@ import ipaddress
 import time
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,12 +132,12 @@ def test_a_redirect_to_where_nothing_good_is_fails(hub: Hub, cache: Path, target
     assert found(cache) is None
 
 
-@pytest.mark.parametrize("target", ["http://127.0.0.1:99999", f"http://{'a' * 80}.example"])
+@pytest.mark.parametrize("target", ["http://127.0.0.1:99999", f"http://{'a' * 80}.example", "javascript:1"])
 def test_a_redirect_to_what_is_no_address_is_an_error_that_says_so(
     hub: Hub, cache: Path, target: str
 ) -> None:
     hub.redirect = target
-    with pytest.raises(PullFailed, match="no plain web address"):
+    with pytest.raises(PullFailed, match=r"no (plain web )?address"):
         fetch(hub, cache)
     with pytest.raises(RedirectRefused, match="no plain web address"):
         next_url(hub.url + "/a", "http://[::1", hub.url)
@@ -176,3 +177,39 @@ def test_an_address_that_is_none_is_not_followed(host: str) -> None:
     hub = "http://127.0.0.1:8000"
     with pytest.raises(RedirectRefused, match="is none"):
         next_url(hub + "/a", f"http://{host}/x", hub)
+
+
+def test_a_file_that_is_shorter_than_listed_does_not_come_again_and_again(hub: Hub, cache: Path) -> None:
+    hub.overstated[WEIGHTS] = 1000
+    with pytest.raises(PullFailed, match="ended after"):
+        fetch(hub, cache)
+    assert len(hub.fetched(WEIGHTS)) <= 8
+    assert found(cache) is None
+
+
+@pytest.mark.parametrize("size", [True, -1, None, 1.5, 10**400])
+def test_a_size_that_is_none_refuses_the_repository(
+    hub: Hub, cache: Path, size: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = hub.describe
+
+    def lying(name: str) -> dict[str, Any]:
+        told = describe(name)
+        for sibling in told["siblings"]:
+            sibling["size"] = size
+            sibling.pop("lfs", None)
+        return told
+
+    monkeypatch.setattr(hub, "describe", lying)
+    with pytest.raises(PullFailed):
+        fetch(hub, cache)
+    assert not cache.exists() or not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_stall_holds_up_nobody_once_another_file_has_failed(hub: Hub, cache: Path) -> None:
+    hub.stall[WEIGHTS] = [1000]
+    hub.tamper.add("config.json")
+    started_s = time.monotonic()
+    with pytest.raises(PullFailed, match="wrong hash"):
+        fetch(hub, cache, stall_timeout_s=60.0)
+    assert time.monotonic() - started_s < 20
