@@ -163,18 +163,37 @@ class Engine:
         known = self._sources.name_of(name)
         held = self._keeper.acquire(known)
         if held is not None:
-            done: Future[ModelLease] = Future()
-            done.set_result(held)
-            return done
+            return _done(held)
         self._refuse_if_not_serving()
-        if known not in self._residence and not self.config.load_on_demand:
-            names = ", ".join(repr(loaded) for loaded in list(self._workers)) or "none"
-            raise ModelNotFound(f"Model {name!r} is not loaded here. Loaded: {names}.", param="model")
+        self._refuse_if_only_loaded(known, name)
         with self._binding:
             known = self._known_name(name)
             if purpose is not None:
                 self._residence.check_purpose(known, purpose)
             return self._request(known)
+
+    def reserve_folder(self, folder: Path, purpose: Purpose | None = None) -> "Future[ModelLease]":
+        """`reserve` of the model in a folder, whose name (`name_of_folder`) stands for it from now on, unless its load
+        fails. Raises InvalidRequest if the name stands for another model, and what `reserve` does."""
+        with self._bound(self._sources.named(str(folder.absolute()), None), None) as known:
+            held = self._keeper.acquire(known)
+            if held is not None:
+                return _done(held)
+            self._refuse_if_only_loaded(known, known)
+            if purpose is not None:
+                self._residence.check_purpose(known, purpose)
+            return self._request(known)
+
+    def name_of_folder(self, folder: Path) -> str:
+        """What the model in a folder is called. Raises ModelNotFound, and InvalidRequest if another is called so."""
+        return self._sources.named(str(folder.absolute()), None).name
+
+    def _refuse_if_only_loaded(self, known: str, name: str) -> None:
+        if self.config.load_on_demand or self._keeper.keeps(known):
+            return
+        there = [resident.name for resident in self._keeper.residents() if resident.state is State.LOADED]
+        names = ", ".join(map(repr, there)) or "none"
+        raise ModelNotFound(f"Model {name!r} is not loaded here. Loaded: {names}.", param="model")
 
     def loaded(self, model: str | ModelLease) -> LoadedModel:
         """The model of that name, loaded first if need be (which blocks), or that the caller holds a lease on. Raises
@@ -218,12 +237,6 @@ class Engine:
         """What a model that can be loaded is called in the books. Raises ModelNotFound."""
         known = self._sources.name_of(name)
         return known if known in self._sources else self._sources.of(name).found.name
-
-    def bind_folder(self, folder: Path) -> str:
-        """The name under which a model's folder can be asked for from now on, until a load of it fails; it is loaded
-        when it is asked for. Raises ModelNotFound, and InvalidRequest if the name stands for another model."""
-        with self._bound(self._sources.named(str(folder.absolute()), None), None) as known:
-            return known
 
     @contextmanager
     def _bound(self, found: FoundModel, adapter: Path | None) -> Iterator[str]:
@@ -474,3 +487,9 @@ def _stop_thread(thread: EngineThread, pid: int) -> None:
     there is no such thread, and its lock may have been held when the process was forked."""
     if os.getpid() == pid:
         thread.stop(timeout_s=10.0)
+
+
+def _done(lease: ModelLease) -> "Future[ModelLease]":
+    done: Future[ModelLease] = Future()
+    done.set_result(lease)
+    return done

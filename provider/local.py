@@ -224,10 +224,12 @@ class LocalBackend:
         service = self._started()
         parsed = parse_json(encode_body(body))
         name = parsed.get("model")
-        if isinstance(name, str) and is_path(name):
-            parsed["model"] = self.engine.bind_folder(Path(name).expanduser())
-        asked = kind.read(service, parsed)
-        return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
+        if not isinstance(name, str) or not is_path(name):
+            asked = kind.read(service, parsed)
+            return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
+        folder = Path(name).expanduser()
+        asked = kind.read(service, parsed | {"model": self.engine.name_of_folder(folder)})
+        return _Reading(asked, self.engine.reserve_folder(folder, kind.purpose))
 
     def close(self) -> None:
         """Ends its threads, and the engine if it is this backend's own. The next request makes others."""

@@ -108,13 +108,17 @@ class LoadedEmbedder:
         else:
             check_dimensions(dimensions, self.dimensions, self.matryoshka, self.info.name)
         prompt = self._prompt(prompt_name)
-        single = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], int))
+        single = isinstance(inputs, str) or _is_tokens(inputs)
         items: Sequence[Any] = [inputs] if single else inputs
+        if not isinstance(items, list | tuple):
+            raise InvalidRequest("input must be a text, token ids, or a list of these.", param="input")
         if not items:
             raise InvalidRequest("input must not be empty.", param="input")
         rows, too_long = [], []
         for index, item in enumerate(items):
             path = "input" if single else f"input[{index}]"
+            if not isinstance(item, str | list | tuple):
+                raise InvalidRequest(f"{path} must be a text or a list of token ids.", param=path)
             if len(item) == 0:
                 raise InvalidRequest(f"{path} must not be empty.", param=path)
             row = self._encode(prompt + item, path) if isinstance(item, str) else self._checked(item, path)
@@ -156,6 +160,8 @@ class LoadedEmbedder:
         return token_ids
 
     def _checked(self, token_ids: Sequence[int], path: str) -> Sequence[int]:
+        if not _is_tokens(token_ids):
+            raise InvalidRequest(f"{path} must have token ids, which are whole numbers.", param=path)
         if min(token_ids) < 0 or max(token_ids) >= self.vocab_size:
             raise InvalidRequest(f"The token ids of {path} must be below {self.vocab_size}.", param=path)
         return token_ids
@@ -170,6 +176,11 @@ class LoadedEmbedder:
             f"{shown}{rest}. Split or shorten them.",
             param=found[0][0],
         )
+
+
+def _is_tokens(value: Any) -> bool:
+    """Token ids, and at least one."""
+    return isinstance(value, list | tuple) and bool(value) and all(type(item) is int for item in value)
 
 
 @dataclass(frozen=True, slots=True)

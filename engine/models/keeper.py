@@ -184,6 +184,12 @@ class ModelKeeper:
         with self._changed:
             return name in self._waiting or self._pool.find(name) is not None
 
+    def keeps(self, name: str) -> bool:
+        """Whether it is in memory, or on its way there, and nobody has asked it to leave."""
+        with self._changed:
+            resident = self._pool.find(name)
+            return resident is not None and resident.state is not State.UNLOADING and not resident.leaving
+
     def residents(self) -> list[Resident]:
         """Copies of the books, in order of loading."""
         with self._changed:

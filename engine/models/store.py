@@ -181,8 +181,8 @@ class Store:
             return _checked(read_json_object(path))
         except (ModelCorrupt, LookupError, TypeError, AttributeError):
             raise NoteDamaged(
-                f"{path} is damaged, so it is not known what of this model basemlx pull has brought. Pull it again, "
-                f"or remove {self._folder} by hand."
+                f"{path} is damaged, so it is not known what of this model basemlx pull has brought. Remove "
+                f"{self._folder} by hand, unless another program uses it."
             ) from None
 
     def _note_to_write(self) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import errno
 import hashlib
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 
@@ -81,16 +81,20 @@ class Transfer:
     token: str | None
     pause_s: float = 1.0
     stop: Callable[[], bool] = lambda: False
-    _open: set[httpx.Response] = field(default_factory=set)
+    _streams: list[Any] = field(default_factory=list)
 
     def shut(self) -> None:
-        """Ends what is being received, from another thread: a read that waits does not see `stop`."""
-        for answer in self._open.copy():
-            stream = answer.extensions.get("network_stream")
-            line = None if stream is None else stream.get_extra_info("socket")
+        """Ends what is waited for, from another thread: a read that waits does not see `stop`."""
+        for stream in list(self._streams):
+            line = stream.get_extra_info("socket")
             if line is not None:
                 with contextlib.suppress(OSError):  # closed meanwhile
                     line.shutdown(socket.SHUT_RDWR)
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpx tells of its connections."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            self._streams.append(info["return_value"])
 
     def fetch(
         self,
@@ -156,6 +160,8 @@ class Transfer:
         for number in range(MAX_TRIES):
             if number:
                 self._pause(max(self.pause_s, wait_s))
+            if self.stop():
+                raise PullStopped("The download was stopped. What has come is kept.")
             wait_s = 0.0
             hasher = file.hasher()
             with _opened(partial) as part:
@@ -244,27 +250,20 @@ class Transfer:
             if self.token and is_same_origin(url, self.endpoint):
                 headers["authorization"] = f"Bearer {self.token}"
             try:
-                request = self.client.build_request("GET", url, headers=headers)
+                request = self.client.build_request(
+                    "GET", url, headers=headers, extensions={"trace": self._trace}
+                )
                 answer = self.client.send(request, stream=True)  # which looks at where it redirects, too
             except httpx.InvalidURL:
                 raise PullFailed("The hub redirects a download to something that is no address.") from None
             if not answer.has_redirect_location:
-                return self._closing(answer)
+                return contextlib.closing(answer)
             answer.close()
             try:
                 url = next_url(url, answer.headers["location"], self.endpoint)
             except RedirectRefused as refused:
                 raise PullFailed(f"The hub redirects a download {refused}, which is not followed.") from None
         raise PullFailed("The hub redirects a download in circles.")
-
-    @contextmanager
-    def _closing(self, answer: httpx.Response) -> Iterator[httpx.Response]:
-        self._open.add(answer)
-        try:
-            yield answer
-        finally:
-            self._open.discard(answer)
-            answer.close()
 
 
 def has_contents(path: Path, file: RemoteFile, read: Callable[[int], None] = lambda _count: None) -> bool:

@@ -133,6 +133,15 @@ def test_inputs_over_the_limit_are_refused_by_index_and_nothing_is_computed(engi
         (["a", ""], "input[1]"),
         ([[5], []], "input[1]"),
         ([[5], [5, 200]], "input[1]"),
+        ([[5.7, 6.9]], "input[0]"),
+        ([[5], [True, False]], "input[1]"),
+        (["a", 5], "input[1]"),
+        ([5, "a"], "input[0]"),
+        ([None], "input[0]"),
+        (None, "input"),
+        (b"abc", "input"),
+        ({"a"}, "input"),
+        (np.array([5, 6]), "input"),
     ],
 )
 def test_empty_inputs_and_tokens_that_do_not_exist_are_refused_by_index(

@@ -488,7 +488,7 @@ def test_a_call_that_was_cut_off_is_no_call_whole_or_streamed(tiny: ChatBaseMLX)
     bound = tiny.bind_tools([DELETE], tool_choice="delete")
     question = "Delete the folder /home/ada/old-pictures."
     kinds = set()
-    for max_tokens in range(4, 40, 2):
+    for max_tokens in (8, 12, 14, 18, 40):
         answer = bound.invoke(question, max_tokens=max_tokens)
         folded = functools.reduce(
             lambda one, other: one + other, bound.stream(question, max_tokens=max_tokens)

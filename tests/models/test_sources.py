@@ -10,7 +10,7 @@ import pytest
 
 from basemlx.engine.config import EngineConfig
 from basemlx.engine.engine import Engine
-from basemlx.engine.errors import InvalidRequest, ModelLoadFailed, OutOfMemory
+from basemlx.engine.errors import InvalidRequest, ModelLoadFailed, ModelNotFound, OutOfMemory
 from basemlx.engine.models import residence as residence_module
 from basemlx.engine.models.discovery import Discovery
 from basemlx.provider.local import LocalBackend
@@ -205,3 +205,32 @@ def test_who_gave_up_waiting_has_no_say_in_how_long_a_model_stays(
     [info] = [info for info in engine.models() if info.loaded]
     assert not info.pinned
     assert info.expires_in_s is not None
+
+
+def test_who_gives_a_folder_up_takes_it_from_nobody_else(
+    engine: Engine, zoo: Zoo, tmp_path: Path, gate: threading.Event
+) -> None:
+    folder = tmp_path / "named"
+    shutil.copytree(zoo("qwen3", seed=1), folder)
+    busy = threading.Thread(target=lambda: engine.load("other", folder=zoo("llama", seed=2)))
+    busy.start()
+    wait_until(lambda: engine._keeper.knows("other"), "the load to begin")
+    first, second = engine.reserve_folder(folder), engine.reserve_folder(folder)
+    assert first.cancel()
+    gate.set()
+    with second.result(60) as lease:
+        assert lease.name == "named"
+    busy.join()
+
+
+def test_only_loaded_holds_for_a_model_that_is_leaving(zoo: Zoo) -> None:
+    config = EngineConfig(max_num_sequences=4, kv_budget_bytes=4 * MIB, warm_up=False, load_on_demand=False)
+    with Engine(config) as engine:
+        engine.load("a", folder=zoo("qwen3", seed=1))
+        held = engine.reserve("a").result(60)
+        leaving = engine.begin_unload("a")
+        with pytest.raises(ModelNotFound, match="not loaded here"):
+            engine.reserve("a")
+        held.release()
+        assert leaving.result(60)
+        assert not any(model.loaded for model in engine.models())

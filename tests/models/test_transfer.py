@@ -206,8 +206,11 @@ def test_a_size_that_is_none_refuses_the_repository(
     assert not cache.exists() or not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_stall_holds_up_nobody_once_another_file_has_failed(hub: Hub, cache: Path) -> None:
-    hub.stall[WEIGHTS] = [1000]
+@pytest.mark.parametrize("after_bytes", [0, 1000])
+def test_a_stall_holds_up_nobody_once_another_file_has_failed(
+    hub: Hub, cache: Path, after_bytes: int
+) -> None:
+    hub.stall[WEIGHTS] = [after_bytes]
     hub.tamper.add("config.json")
     started_s = time.monotonic()
     with pytest.raises(PullFailed, match="wrong hash"):

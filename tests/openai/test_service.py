@@ -228,7 +228,15 @@ def test_ten_megabytes_of_prompt_are_refused_within_a_second(play: Play, played_
         ),
         (service.completion, completion_body(prompt=text)),
     ):
-        assert min(seconds_to_refuse(submit, body) for _ in range(3)) < 1.0
+        assert min(seconds_to_refuse(submit, body) / second() for _ in range(3)) < 1.0
+
+
+def second() -> float:
+    """What takes this machine, as busy as it is now, as long as a usual one takes for a second."""
+    started_s, total = time.thread_time(), 0
+    for number in range(2_000_000):
+        total += number
+    return 16 * (time.thread_time() - started_s)  # 31 ns a turn
 
 
 def seconds_to_refuse(submit: Callable[..., Any], body: dict[str, Any]) -> float:
