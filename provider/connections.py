@@ -5,6 +5,7 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -48,6 +49,7 @@ class Connections:
                     limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
                     trust_env=self._trust_env,
                     follow_redirects=False,
+                    cookies=_no_cookies(),
                 )
                 self._finalizer = weakref.finalize(self, _close_client, self._client, self._pid)
             return self._client
@@ -58,6 +60,11 @@ class Connections:
             client, self._client = self._client, None
         if client is not None and self._finalizer.detach() is not None:
             _close_client(client, self._pid)
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that keeps none: callers who share the connections are not each other."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _close_client(client: httpx.AsyncClient, pid: int) -> None:

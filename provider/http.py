@@ -135,6 +135,10 @@ class HttpBackend:
             raise ServerError("The server's answer is not JSON.", status=502) from None
         if not isinstance(response, dict):
             raise ServerError("The server's answer is not a JSON object.", status=502)
+        if response.get("error") is not None:
+            raise error_of_event(response["error"])
+        if path.endswith("/completions") and not (_is_list(response.get("choices")) and response["choices"]):
+            raise ServerError("The server's answer has no choices.", status=502)
         return response
 
     async def _pump(self, path: str, content: bytes, deadline_s: float, incoming: "_Incoming") -> None:
@@ -305,7 +309,13 @@ def _chunk_of(data: bytes) -> Chunk:
     if chunk.get("error") is not None:
         error: BaseMLXError = error_of_event(chunk["error"])
         raise error
+    if not _is_list(chunk.get("choices")):
+        raise ServerError("The server sent an event without choices.", status=502)
     return chunk
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _prompt_only(body: Body) -> dict[str, Any]:

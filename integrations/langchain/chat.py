@@ -9,7 +9,6 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_openai_tool
@@ -28,7 +27,7 @@ from basemlx.integrations.langchain.messages import (
     to_openai,
 )
 from basemlx.integrations.langchain.names import sorted_call, sorted_in
-from basemlx.integrations.langchain.parsers import ArgumentsOfCall, ObjectOfCall
+from basemlx.integrations.langchain.parsers import ArgumentsOfCall, DictOfText, ObjectOfCall, ObjectOfText
 from basemlx.integrations.langchain.place import EnginePlace
 from basemlx.integrations.langchain.retry import aretried, retried
 from basemlx.integrations.langchain.schemas import (
@@ -38,7 +37,9 @@ from basemlx.integrations.langchain.schemas import (
     tool_of,
     wire_choice,
     wire_fields,
+    wire_tool,
 )
+from basemlx.provider.address import without_credentials
 from basemlx.provider.body import is_several
 
 _SENT = (
@@ -105,7 +106,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         )
         return {
             "model": self.model,
-            "base_url": self.base_url,
+            "base_url": None if self.base_url is None else without_credentials(self.base_url),
             **place,
             **self._settings(),
             **self.model_kwargs,
@@ -207,7 +208,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """`tool_choice`: a tool's name, "auto", "none", "required" or "any" or True (one of them), or OpenAI's dict. It
         is enforced."""
-        wire = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        wire = [wire_tool(tool, strict) for tool in tools]
         if tool_choice is not None and tool_choice is not False:
             kwargs["tool_choice"] = wire_choice(tool_choice, wire)
         if parallel_tool_calls is not None:
@@ -242,7 +243,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
         elif method in ("json_schema", "json_mode"):
             form = {"type": "json_object"} if method == "json_mode" else response_format(schema, strict)
             model = self.bind(response_format=form, ls_structured_output_format=told, **kwargs)
-            parser = PydanticOutputParser(pydantic_object=schema) if is_class else JsonOutputParser()
+            parser = ObjectOfText(pydantic_object=schema) if is_class else DictOfText()
         else:
             raise ValueError(f"method must be json_schema, function_calling or json_mode, not {method!r}.")
         if not include_raw:

@@ -15,6 +15,7 @@ _OTHER_NAMES = {
     "model_name": "model",
     "request_timeout": "timeout",
 }
+_OF_LANGCHAIN = ("ls_structured_output_format",)  # for its traces; usually it takes it out itself
 _SET_HERE = ("messages", "stream", "stream_options")
 _PROBE: dict[str, Any] = {"model": "x", "messages": [{"role": "user", "content": "x"}]}
 
@@ -53,6 +54,8 @@ def sorted_call(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of one request, as `bind` and `invoke` take them. InvalidRequest for unknown names."""
     fields = {}
     for name, value in given.items():
+        if name in _OF_LANGCHAIN:
+            continue
         field = _OTHER_NAMES.get(name, name)
         if field == "messages" or not is_field_of_a_chat(field):
             raise InvalidRequest(_unknown(name), param=name)

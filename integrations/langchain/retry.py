@@ -1,6 +1,7 @@
 """Asking again, where a caller wants that: after what may be otherwise a moment later, and never within an answer."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -42,6 +43,7 @@ def _passes(error: BaseMLXError) -> bool:
 
 
 def _wait_s(error: BaseMLXError, attempt: int) -> float:
-    """As long as the engine says, else twice as long each time."""
-    wait_s = FIRST_WAIT_S * 2**attempt if error.retry_after_s is None else float(error.retry_after_s)
-    return min(wait_s, MAX_WAIT_S)
+    """As long as the engine says at least, twice as long each time, and not all at once."""
+    least_s = max(FIRST_WAIT_S * 2.0**attempt, float(error.retry_after_s or 0))
+    spread = random.uniform(1.0, 2.0)
+    return min(least_s * spread, max(least_s, MAX_WAIT_S))

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-Schema = dict[str, Any] | type
-Tool = dict[str, Any] | type | Callable[..., Any] | BaseTool
+Schema: TypeAlias = dict[str, Any] | type
+Tool: TypeAlias = dict[str, Any] | type | Callable[..., Any] | BaseTool
 
 DEFAULT_NAME = "answer"
 MAX_NAME_CHARACTERS = 64
@@ -19,7 +19,7 @@ _SCHEMAS_BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
 def tool_of(schema: Schema, strict: bool | None) -> dict[str, Any]:
     """A tool whose arguments are what `schema` says."""
     if not isinstance(schema, dict) or _is_tool(schema):
-        tool: dict[str, Any] = convert_to_openai_tool(schema, strict=strict)
+        tool = wire_tool(schema, strict)
         if not tool.get("function"):
             raise ValueError("The schema is of OpenAI's form for tools, but has no function.")
         return tool
@@ -29,6 +29,17 @@ def tool_of(schema: Schema, strict: bool | None) -> dict[str, Any]:
         function["description"] = schema["description"]
     made: dict[str, Any] = convert_to_openai_tool(function, strict=told if strict is None else strict)
     return made
+
+
+def wire_tool(tool: Tool, strict: bool | None = None) -> dict[str, Any]:
+    """OpenAI's form. A class has the fields that it names, and LangChain's conversion loses what refers to itself."""
+    wire: dict[str, Any] = convert_to_openai_tool(tool, strict=strict)
+    if isinstance(tool, type):
+        own: Any = getattr(tool, "model_json_schema", None)
+        whole = wire["function"].get("parameters", {}) if own is None else own()
+        parameters = {name: value for name, value in whole.items() if name != "description"}
+        wire["function"]["parameters"] = _closed(parameters, has_titles=False)
+    return wire
 
 
 def response_format(schema: Schema, strict: bool | None) -> dict[str, Any]:
@@ -63,7 +74,7 @@ def wire_fields(body: dict[str, Any]) -> dict[str, Any]:
     made = dict(body)
     tools = body.get("tools")
     if isinstance(tools, list | tuple):
-        made["tools"] = [tool if isinstance(tool, dict) else convert_to_openai_tool(tool) for tool in tools]
+        made["tools"] = [tool if isinstance(tool, dict) else wire_tool(tool) for tool in tools]
         if "tool_choice" in body:
             made["tool_choice"] = wire_choice(body["tool_choice"], made["tools"])
     if isinstance(body.get("response_format"), type):
@@ -80,19 +91,19 @@ def wire_choice(choice: str | dict[str, Any] | bool, tools: Sequence[Mapping[str
     return choice
 
 
-def _closed(schema: Any) -> Any:
+def _closed(schema: Any, has_titles: bool = True) -> Any:
     """The JSON schema of a Python class, which has the fields it has: where it says nothing of others there are none. A
-    small model would make some up. What allows others (`extra="allow"`) says so."""
+    small model would make some up. What allows others (`extra="allow"`) says so. Titles are more words in a prompt."""
     if isinstance(schema, list):
-        return [_closed(part) for part in schema]
+        return [_closed(part, has_titles) for part in schema]
     if not isinstance(schema, dict):
         return schema
     closed: dict[str, Any] = {}
     for name, value in schema.items():
         if name in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            closed[name] = {key: _closed(part) for key, part in value.items()}
-        else:
-            closed[name] = value if name in _DATA else _closed(value)
+            closed[name] = {key: _closed(part, has_titles) for key, part in value.items()}
+        elif has_titles or name != "title":
+            closed[name] = value if name in _DATA else _closed(value, has_titles)
     if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
         closed.setdefault("additionalProperties", False)
     return closed

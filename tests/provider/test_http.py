@@ -233,3 +233,59 @@ def test_a_forked_child_goes_on_with_connections_of_its_own(api_base: str) -> No
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"{who} 2 length" for who in ("parent", "child", "child", "parent")]
+
+
+def test_callers_who_share_connections_do_not_share_cookies() -> None:
+    seen: list[str | None] = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("cookie"))
+            body = b'{"object": "list", "data": []}'
+            self.send_response(200)
+            self.send_header("Set-Cookie", "session=alice; Path=/")
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Not on the terminal."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with HttpBackend(f"http://127.0.0.1:{server.server_address[1]}/v1") as alice:
+            alice.models()
+            alice.models()
+            alice.with_headers({"authorization": "Bearer bob"}).models()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert seen == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "told"),
+    [
+        (b'{"error": {"message": "boom"}}', BaseMLXError, "boom"),
+        (b"{}", ServerError, "no choices"),
+        (b'{"choices": []}', ServerError, "no choices"),
+        (b'{"choices": null}', ServerError, "no choices"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_the_tree(
+    answer: bytes, kind: type[BaseMLXError], told: str
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
+    with (
+        answering(head + answer) as api_base,
+        HttpBackend(api_base) as backend,
+        pytest.raises(kind, match=told),
+    ):
+        backend.chat(chat_body())
