@@ -167,26 +167,26 @@ class Engine:
         self._refuse_if_not_serving()
         self._refuse_if_only_loaded(known, name)
         with self._binding:
-            known = self._known_name(name)
-            if purpose is not None:
-                self._residence.check_purpose(known, purpose)
-            return self._request(known)
+            return self._request_for(purpose, self._known_name(name))
 
-    def reserve_folder(self, folder: Path, purpose: Purpose | None = None) -> "Future[ModelLease]":
-        """`reserve` of the model in a folder, whose name (`name_of_folder`) stands for it from now on, unless its load
-        fails. Raises InvalidRequest if the name stands for another model, and what `reserve` does."""
-        with self._bound(self._sources.named(str(folder.absolute()), None), None) as known:
+    def in_folder(self, folder: Path) -> FoundModel:
+        """The model in a folder. Raises ModelNotFound, and InvalidRequest if another is called as it is."""
+        return self._sources.named(str(folder.absolute()), None)
+
+    def reserve_folder(self, found: FoundModel, purpose: Purpose | None = None) -> "Future[ModelLease]":
+        """`reserve` of a model `in_folder`, which its name stands for from now on, unless its load fails. Raises
+        InvalidRequest if the name stands for another, and what `reserve` does."""
+        with self._bound(found, None) as known:
             held = self._keeper.acquire(known)
             if held is not None:
                 return _done(held)
             self._refuse_if_only_loaded(known, known)
-            if purpose is not None:
-                self._residence.check_purpose(known, purpose)
-            return self._request(known)
+            return self._request_for(purpose, known)
 
-    def name_of_folder(self, folder: Path) -> str:
-        """What the model in a folder is called. Raises ModelNotFound, and InvalidRequest if another is called so."""
-        return self._sources.named(str(folder.absolute()), None).name
+    def _request_for(self, purpose: Purpose | None, known: str) -> "Future[ModelLease]":
+        if purpose is not None:
+            self._residence.check_purpose(known, purpose)
+        return self._request(known)
 
     def _refuse_if_only_loaded(self, known: str, name: str) -> None:
         if self.config.load_on_demand or self._keeper.keeps(known):

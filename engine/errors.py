@@ -232,16 +232,6 @@ class DeadlineExceeded(BaseMLXError):
     default_code = "deadline_exceeded"
 
 
-def internal_error(cause: Exception) -> InternalError:
-    """What a caller in this process is told of an exception that nobody raised on purpose."""
-    error = InternalError(
-        f"basemlx failed on this request with {type(cause).__name__}, which is a fault of its own: please report it. "
-        "The exception that caused this one says where."
-    )
-    error.__cause__ = cause
-    return error
-
-
 @contextmanager
 def internal_errors() -> Iterator[None]:
     """What nobody raised on purpose in here leaves as InternalError, so that one tree holds all that can be raised."""
@@ -250,4 +240,7 @@ def internal_errors() -> Iterator[None]:
     except BaseMLXError:
         raise
     except Exception as error:
-        raise internal_error(error) from error
+        raise InternalError(
+            f"basemlx failed on this request with {type(error).__name__}, which is a fault of its own: please report "
+            "it. The exception that caused this one says where."
+        ) from error

@@ -227,9 +227,9 @@ class LocalBackend:
         if not isinstance(name, str) or not is_path(name):
             asked = kind.read(service, parsed)
             return _Reading(asked, self.engine.reserve(asked.model, kind.purpose))
-        folder = Path(name).expanduser()
-        asked = kind.read(service, parsed | {"model": self.engine.name_of_folder(folder)})
-        return _Reading(asked, self.engine.reserve_folder(folder, kind.purpose))
+        found = self.engine.in_folder(Path(name).expanduser())
+        asked = kind.read(service, parsed | {"model": found.name})
+        return _Reading(asked, self.engine.reserve_folder(found, kind.purpose))
 
     def close(self) -> None:
         """Ends its threads, and the engine if it is this backend's own. The next request makes others."""

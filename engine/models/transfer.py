@@ -118,8 +118,7 @@ class Transfer:
 
         def read(count: int) -> None:
             nonlocal held
-            if self.stop():
-                raise PullStopped("The download was stopped. What has come is kept.")
+            self._check_stop()
             held += count
             progress(count)
 
@@ -160,8 +159,7 @@ class Transfer:
         for number in range(MAX_TRIES):
             if number:
                 self._pause(max(self.pause_s, wait_s))
-            if self.stop():
-                raise PullStopped("The download was stopped. What has come is kept.")
+            self._check_stop()
             wait_s = 0.0
             hasher = file.hasher()
             with _opened(partial) as part:
@@ -179,8 +177,7 @@ class Transfer:
                     reason, wait_s = str(busy), busy.wait_s
                 except httpx.HTTPError as error:
                     reason = type(error).__name__
-                if self.stop():
-                    raise PullStopped("The download was stopped. What has come is kept.")
+                self._check_stop()
                 if (held := part.tell()) == file.size_bytes:
                     return hasher.hexdigest()
             # Beyond what was ever there: a file that is shorter than listed would come again and again.
@@ -192,6 +189,10 @@ class Transfer:
             f"{file.name} could not be downloaded: the connection keeps breaking off or stalling"
             f"{f' ({reason})' if reason else ''}. What has come is kept: run the same command again to go on."
         )
+
+    def _check_stop(self) -> None:
+        if self.stop():
+            raise PullStopped("The download was stopped. What has come is kept.")
 
     def _pause(self, seconds: float) -> None:
         """Sleeps, and no longer than until somebody wants it stopped."""

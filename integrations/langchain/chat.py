@@ -11,7 +11,6 @@ from langchain_core.language_models.chat_models import BaseChatModel, LangSmithP
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field, model_validator
 
@@ -270,7 +269,7 @@ class ChatBaseMLX(EnginePlace, BaseChatModel):
             return 0
         body = self._body(messages, None, kwargs)
         if tools:
-            body["tools"] = [convert_to_openai_tool(tool) for tool in tools]
+            body["tools"] = [wire_tool(tool) for tool in tools]
         count: int = self._backend().tokenize(body)["count"]
         return count
 

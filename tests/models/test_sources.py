@@ -215,7 +215,8 @@ def test_who_gives_a_folder_up_takes_it_from_nobody_else(
     busy = threading.Thread(target=lambda: engine.load("other", folder=zoo("llama", seed=2)))
     busy.start()
     wait_until(lambda: engine._keeper.knows("other"), "the load to begin")
-    first, second = engine.reserve_folder(folder), engine.reserve_folder(folder)
+    found = engine.in_folder(folder)
+    first, second = engine.reserve_folder(found), engine.reserve_folder(found)
     assert first.cancel()
     gate.set()
     with second.result(60) as lease:

@@ -268,24 +268,3 @@ def test_callers_who_share_connections_do_not_share_cookies() -> None:
         thread.join()
         server.server_close()
     assert seen == [None, None, None]
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind", "told"),
-    [
-        (b'{"error": {"message": "boom"}}', BaseMLXError, "boom"),
-        (b"{}", ServerError, "no choices"),
-        (b'{"choices": []}', ServerError, "no choices"),
-        (b'{"choices": null}', ServerError, "no choices"),
-    ],
-)
-def test_an_answer_that_is_none_is_an_error_of_the_tree(
-    answer: bytes, kind: type[BaseMLXError], told: str
-) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(answer)
-    with (
-        answering(head + answer) as api_base,
-        HttpBackend(api_base) as backend,
-        pytest.raises(kind, match=told),
-    ):
-        backend.chat(chat_body())

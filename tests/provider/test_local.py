@@ -155,7 +155,7 @@ async def test_what_the_model_was_waited_for_is_taken_off_the_time_to_generate(
     body = chat_body(model=SLOW, timeout=PATIENCE_S)
     asked = local.achat(body) if name == "achat" else asyncio.to_thread(local.chat, body)
     task = asyncio.ensure_future(asked)
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # the wait that has to be missing from what is given afterwards
     loading.set()
     assert (await task)["choices"]
     assert given_s[0] is not None

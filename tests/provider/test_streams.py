@@ -266,6 +266,10 @@ def test_a_server_that_never_answers_meets_the_deadline(monkeypatch: pytest.Monk
     [
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>no</html>", ServerError, "502: <html>no</html>"),
         (b"HTTP/1.1 200 OK\r\n\r\nnot json", ServerError, "not JSON"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"error": {"message": "boom"}}', BaseMLXError, "boom"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", ServerError, "no choices"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"choices": []}', ServerError, "no choices"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"choices": null}', ServerError, "no choices"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", ServerUnreachable, "failed"),
         (b"nonsense\r\n\r\n", ServerUnreachable, "failed"),
     ],
